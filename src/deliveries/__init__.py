@@ -1,0 +1,1 @@
+"""Effects owed to the outside world."""

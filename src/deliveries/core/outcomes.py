@@ -1,0 +1,127 @@
+"""What an adapter says of its attempt: values, never control flow.
+
+Returned or raised, an outcome means the same; each is an exception too, so that deep code can
+`raise Cancel("no such user")`. Any other exception is a failed attempt.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from typing import Any
+
+MAX_AFTER = timedelta(days=30)
+"""A `Retry(after=)` or a snooze is capped here."""
+
+
+def seconds(value: float | timedelta, name: str) -> float:
+    """`value` in seconds, finite and not negative; the library's one reading of a duration.
+
+    Raises: ValueError, naming `name`.
+    """
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise ValueError(f"{name} must be seconds or a timedelta, not {type(value).__name__}")
+    try:
+        number = float(number)
+    except OverflowError:
+        raise ValueError(f"{name} is out of range") from None
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"{name} must be finite and not negative, not {number}")
+    return number
+
+
+class Outcome(Exception):
+    """Base of all outcomes. `text` is what is kept as a note, erasable; None keeps nothing."""
+
+    def __init__(self, text: object = None) -> None:
+        super().__init__(*(() if text is None else (text,)))
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fields})"
+
+
+class Delivered(Outcome):
+    """The effect happened. `receipt`: what the provider answered, any JSON value or text."""
+
+    def __init__(self, receipt: Any = None) -> None:
+        super().__init__(receipt)
+        self.receipt = receipt
+
+
+class Retry(Outcome):
+    """Nothing happened; try again, after `after` (seconds or a timedelta) or by the backoff."""
+
+    def __init__(self, error: object = None, *, after: float | timedelta | None = None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.after = (
+            None if after is None else min(seconds(after, "after"), MAX_AFTER.total_seconds())
+        )
+
+
+class Cancel(Outcome):
+    """It can never succeed: cancelled as a permanent failure, with no further attempt."""
+
+    cause = "permanent_failure"
+
+
+class Bounced(Cancel):
+    """The recipient does not exist or refuses us: cancelled as bounced."""
+
+    cause = "bounced"
+
+
+class Discard(Outcome):
+    """Not worth another attempt: exhausted, with cause `discarded`."""
+
+
+class Snooze(Outcome):
+    """Not now. Exactly one of `for_` (seconds or a timedelta) and `until` (an aware datetime)."""
+
+    def __init__(
+        self,
+        for_: float | timedelta | None = None,
+        *,
+        until: datetime | None = None,
+        reason: object = None,
+    ) -> None:
+        super().__init__(reason)
+        if (for_ is None) == (until is None):
+            raise ValueError("Snooze takes exactly one of for_ and until")
+        if until is not None and until.tzinfo is None:
+            raise ValueError("until must be an aware datetime")
+        self.for_ = None if for_ is None else seconds(for_, "for_")
+        self.until = until
+
+    def due_at(self, now: datetime) -> datetime:
+        """When it is due again: never before `now`, never more than `MAX_AFTER` later."""
+        latest = now + MAX_AFTER
+        if self.until is not None:
+            return min(max(self.until, now), latest)
+        return now + timedelta(seconds=min(self.for_ or 0.0, MAX_AFTER.total_seconds()))
+
+
+class Suppress(Outcome):
+    """It must not be sent to this recipient."""
+
+
+class Unknown(Outcome):
+    """Nobody can tell whether it happened; the channel's `on_unknown` decides."""
+
+
+class NotDone(Outcome):
+    """A lookup's answer: the effect did not happen, so the delivery may be attempted again."""
+
+
+def outcome_of(value: object) -> Outcome:
+    """The outcome that a returned value stands for: anything that is not an outcome is success."""
+    return value if isinstance(value, Outcome) else Delivered()

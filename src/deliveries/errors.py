@@ -1,0 +1,147 @@
+"""Every error this library raises, split by whose fault it is.
+
+::
+
+    DeliveriesError
+    ├── CallerError                  the call was wrong; nothing was written
+    │   ├── UnknownChannel           no adapter is registered for that channel
+    │   ├── InvalidPayload           not JSON, or too large; `.path` names the place
+    │   ├── InvalidSchedule          a field of a draft is out of range; `.field` names it
+    │   ├── InvalidAdapter           a registration that could not be honoured
+    │   ├── InvalidCommand           an operator's act that makes no sense
+    │   ├── IdempotencyConflict      the key is taken by a different debt
+    │   ├── DeliveryNotFound         no such delivery
+    │   └── EngineNotConfigured      the connection cannot keep our promises
+    ├── StoreError                   the database, not the call
+    │   ├── SchemaMissing            our tables are not there
+    │   ├── SchemaTooNew             a newer library has been here
+    │   ├── ConcurrentSchedule       run the transaction again (`.retryable`)
+    │   ├── ConcurrentChange         another writer got in between (`.retryable`)
+    │   └── StandbyReader            a hot standby cannot tell what is still open
+    └── CorruptHistory               the events cannot have been written by us
+        └── UnreadableEvent          one event cannot be decoded
+"""
+
+from __future__ import annotations
+
+
+class DeliveriesError(Exception):
+    """The root: `except DeliveriesError` catches all that this library raises on purpose."""
+
+    retryable: bool = False
+    """True where running the whole transaction again can succeed without any change."""
+
+
+class CallerError(DeliveriesError, ValueError):
+    """The arguments were wrong. Raised before any SQL, so nothing was written."""
+
+
+class UnknownChannel(CallerError):
+    """No adapter is registered for the channel."""
+
+    def __init__(self, channel: str, known: tuple[str, ...]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(
+            f"unknown channel {channel!r}: no adapter is registered for it here (registered: {names})"
+        )
+        self.channel = channel
+
+
+class InvalidPayload(CallerError):
+    """The payload is not a JSON value, or larger than allowed.
+
+    `path` names the offending place in the payload, `$` being the whole.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"payload at {path}: {problem}")
+        self.path = path
+
+
+class InvalidSchedule(CallerError):
+    """A field of a draft is out of its range; `field` names it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class InvalidAdapter(CallerError):
+    """An adapter was registered with options that cannot be honoured."""
+
+
+class InvalidCommand(CallerError):
+    """An operator's act with arguments that make no sense."""
+
+
+class IdempotencyConflict(CallerError):
+    """The key belongs to a delivery whose channel, recipient or payload differ."""
+
+    def __init__(self, key: str, delivery_id: object, differs: str) -> None:
+        super().__init__(
+            f"key {key!r} already belongs to delivery {delivery_id} with another {differs}"
+        )
+        self.key = key
+        self.delivery_id = delivery_id
+        self.differs = differs
+
+
+class DeliveryNotFound(CallerError, LookupError):
+    """There is no delivery with that id."""
+
+    def __init__(self, delivery_id: object) -> None:
+        super().__init__(f"no delivery {delivery_id}")
+        self.delivery_id = delivery_id
+
+
+class EngineNotConfigured(CallerError):
+    """The caller's connection would break a promise, so it is refused."""
+
+
+class StoreError(DeliveriesError):
+    """The database is not in a state to serve the call."""
+
+
+class SchemaMissing(StoreError):
+    """The database has no tables of ours."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this database has no deliveries schema: run `deliveries db upgrade`, or call app.create_schema()"
+        )
+
+
+class SchemaTooNew(StoreError):
+    """The schema was written by a newer library than this one."""
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(
+            f"the database has deliveries schema {found}, this library knows {known}: upgrade the library"
+        )
+
+
+class ConcurrentSchedule(StoreError):
+    """Another transaction took the same key, and the caller's isolation level hides what it did.
+
+    Run the whole transaction again.
+    """
+
+    retryable = True
+
+
+class ConcurrentChange(StoreError):
+    """Another writer changed the delivery in between. Run the whole transaction again."""
+
+    retryable = True
+
+
+class StandbyReader(StoreError):
+    """The event log was read on a hot standby, where open transactions cannot be seen."""
+
+
+class CorruptHistory(DeliveriesError):
+    """A stream holds events that the state machine forbids; only that stream is affected."""
+
+
+class UnreadableEvent(CorruptHistory):
+    """An event cannot be decoded: unknown type, unknown schema version, or a broken body."""
