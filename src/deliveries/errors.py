@@ -78,9 +78,7 @@ class IdempotencyConflict(CallerError):
     """The key belongs to a delivery whose channel, recipient or payload differ."""
 
     def __init__(self, key: str, delivery_id: object, differs: str) -> None:
-        super().__init__(
-            f"key {key!r} already belongs to delivery {delivery_id} with another {differs}"
-        )
+        super().__init__(f"key {key!r} already belongs to delivery {delivery_id} with another {differs}")
         self.key = key
         self.delivery_id = delivery_id
         self.differs = differs

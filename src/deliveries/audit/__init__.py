@@ -1,1 +1,1 @@
-""""""
+"""Answers computed from events alone."""

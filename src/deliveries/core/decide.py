@@ -55,15 +55,11 @@ def _expire(delivery: Delivery, command: c.Expire) -> e.Event | None:
 
 
 def _defer(delivery: Delivery, command: c.Defer) -> e.Event:
-    return e.Rescheduled(
-        due_at=max(command.until, command.now), cause="deferred", note=_note(command)
-    )
+    return e.Rescheduled(due_at=max(command.until, command.now), cause="deferred", note=_note(command))
 
 
 def _reschedule(delivery: Delivery, command: c.Reschedule) -> e.Event:
-    return e.Rescheduled(
-        due_at=command.due_at, cause="operator", actor=command.actor, note=_note(command)
-    )
+    return e.Rescheduled(due_at=command.due_at, cause="operator", actor=command.actor, note=_note(command))
 
 
 def _cancel_pending(delivery: Delivery, command: c.Cancel) -> e.Event:
@@ -116,9 +112,7 @@ def _snoozed(delivery: Delivery, command: c.Report, outcome: o.Snooze) -> e.Even
     if delivery.snoozes >= rules.max_snoozes:
         return e.Exhausted(cause="snoozes", attempt=delivery.attempt, note=_note(command))
     due_at = outcome.due_at(command.now)
-    return e.Rescheduled(
-        due_at=due_at, cause="snoozed", attempt=delivery.attempt, note=_note(command)
-    )
+    return e.Rescheduled(due_at=due_at, cause="snoozed", attempt=delivery.attempt, note=_note(command))
 
 
 def _failed(
@@ -126,16 +120,12 @@ def _failed(
 ) -> e.Event:
     attempt, note = delivery.attempt, _note(command)
     if delivery.endings + 1 >= _rules(delivery).max_attempts:
-        return e.Exhausted(
-            cause="attempts", attempt=attempt, error_type=command.error_type, note=note
-        )
+        return e.Exhausted(cause="attempts", attempt=attempt, error_type=command.error_type, note=note)
     after = command.outcome.after if isinstance(command.outcome, o.Retry) else None
     due_at = _retry_at(delivery, command.now, command.retry_in if after is None else after)
     if command.not_before is not None:
         due_at = max(due_at, command.not_before)
-    return e.Failed(
-        attempt=attempt, due_at=due_at, cause=cause, error_type=command.error_type, note=note
-    )
+    return e.Failed(attempt=attempt, due_at=due_at, cause=cause, error_type=command.error_type, note=note)
 
 
 def _unknown(delivery: Delivery, command: c.Report, cause: Any) -> e.Event:
@@ -206,9 +196,7 @@ def _resolve(delivery: Delivery, command: c.Resolve) -> e.Event | None:
     if isinstance(outcome, (o.NotDone, o.Retry)):
         return _released(delivery, command)
     if isinstance(outcome, o.Suppress):  # the table knows no way from held to suppressed
-        return e.Cancelled(
-            cause="suppressed", attempt=attempt, actor=command.actor, note=_note(command)
-        )
+        return e.Cancelled(cause="suppressed", attempt=attempt, actor=command.actor, note=_note(command))
     return _final(delivery, command, outcome)
 
 
@@ -225,9 +213,7 @@ def _released(delivery: Delivery, command: c.Resolve) -> e.Event:
     if command.by == "operator":
         after = after or 0.0
     due_at = _retry_at(delivery, command.now, after)
-    return e.Rescheduled(
-        due_at=due_at, cause="released", attempt=attempt, actor=command.actor, note=note
-    )
+    return e.Rescheduled(due_at=due_at, cause="released", attempt=attempt, actor=command.actor, note=note)
 
 
 # -- shared ------------------------------------------------------------------------------------
@@ -237,13 +223,9 @@ def _final(delivery: Delivery, command: Any, outcome: o.Outcome) -> e.Event | No
     """The end that `Cancel`, `Bounced` and `Discard` mean, from attempting and from held alike."""
     actor = getattr(command, "actor", None)
     if isinstance(outcome, o.Cancel):
-        return e.Cancelled(
-            cause=outcome.cause, attempt=delivery.attempt, actor=actor, note=_note(command)
-        )
+        return e.Cancelled(cause=outcome.cause, attempt=delivery.attempt, actor=actor, note=_note(command))
     if isinstance(outcome, o.Discard):
-        return e.Exhausted(
-            cause="discarded", attempt=delivery.attempt, actor=actor, note=_note(command)
-        )
+        return e.Exhausted(cause="discarded", attempt=delivery.attempt, actor=actor, note=_note(command))
     return None
 
 
@@ -269,23 +251,23 @@ def _note(command: c.Command) -> str | None:
     return None if command.note is None else command.note.digest
 
 
-_DECIDERS: Final[
-    Mapping[tuple[Status, type[c.Command]], Callable[[Delivery, Any], e.Event | None]]
-] = MappingProxyType(
-    {
-        (Status.PENDING, c.Start): _start,
-        (Status.PENDING, c.Expire): _expire,
-        (Status.PENDING, c.Defer): _defer,
-        (Status.PENDING, c.Reschedule): _reschedule,
-        (Status.PENDING, c.Cancel): _cancel_pending,
-        (Status.PENDING, c.Suppress): _suppress_pending,
-        (Status.ATTEMPTING, c.Report): _report,
-        (Status.ATTEMPTING, c.Interrupt): _interrupt,
-        (Status.ATTEMPTING, c.GiveBack): _give_back,
-        (Status.ATTEMPTING, c.Cancel): _cancel_attempting,
-        (Status.ATTEMPTING, c.Suppress): _suppress_attempting,
-        (Status.HELD, c.Resolve): _resolve,
-        (Status.HELD, c.Cancel): _cancel_held,
-    }
+_DECIDERS: Final[Mapping[tuple[Status, type[c.Command]], Callable[[Delivery, Any], e.Event | None]]] = (
+    MappingProxyType(
+        {
+            (Status.PENDING, c.Start): _start,
+            (Status.PENDING, c.Expire): _expire,
+            (Status.PENDING, c.Defer): _defer,
+            (Status.PENDING, c.Reschedule): _reschedule,
+            (Status.PENDING, c.Cancel): _cancel_pending,
+            (Status.PENDING, c.Suppress): _suppress_pending,
+            (Status.ATTEMPTING, c.Report): _report,
+            (Status.ATTEMPTING, c.Interrupt): _interrupt,
+            (Status.ATTEMPTING, c.GiveBack): _give_back,
+            (Status.ATTEMPTING, c.Cancel): _cancel_attempting,
+            (Status.ATTEMPTING, c.Suppress): _suppress_attempting,
+            (Status.HELD, c.Resolve): _resolve,
+            (Status.HELD, c.Cancel): _cancel_held,
+        }
+    )
 )
 """Every cell that can lead somewhere; all the others yield nothing."""

@@ -27,33 +27,27 @@ from deliveries.errors import CorruptHistory
 
 PENDING, ATTEMPTING, HELD = Status.PENDING, Status.ATTEMPTING, Status.HELD
 
-TRANSITIONS: Final[Mapping[type[e.Event], tuple[tuple[Status | None, ...], Status]]] = (
-    MappingProxyType(
-        {
-            e.Scheduled: ((None,), PENDING),
-            e.Rescheduled: ((PENDING, ATTEMPTING, HELD), PENDING),
-            e.Attempted: ((PENDING,), ATTEMPTING),
-            e.Failed: ((ATTEMPTING,), PENDING),
-            e.Interrupted: ((ATTEMPTING,), PENDING),
-            e.Held: ((ATTEMPTING,), HELD),
-            e.CancelRequested: ((ATTEMPTING,), ATTEMPTING),
-            e.Succeeded: ((ATTEMPTING, HELD), Status.SUCCEEDED),
-            e.Suppressed: ((PENDING, ATTEMPTING), Status.SUPPRESSED),
-            e.Cancelled: ((PENDING, ATTEMPTING, HELD), Status.CANCELLED),
-            e.Exhausted: ((PENDING, ATTEMPTING, HELD), Status.EXHAUSTED),
-        }
-    )
+TRANSITIONS: Final[Mapping[type[e.Event], tuple[tuple[Status | None, ...], Status]]] = MappingProxyType(
+    {
+        e.Scheduled: ((None,), PENDING),
+        e.Rescheduled: ((PENDING, ATTEMPTING, HELD), PENDING),
+        e.Attempted: ((PENDING,), ATTEMPTING),
+        e.Failed: ((ATTEMPTING,), PENDING),
+        e.Interrupted: ((ATTEMPTING,), PENDING),
+        e.Held: ((ATTEMPTING,), HELD),
+        e.CancelRequested: ((ATTEMPTING,), ATTEMPTING),
+        e.Succeeded: ((ATTEMPTING, HELD), Status.SUCCEEDED),
+        e.Suppressed: ((PENDING, ATTEMPTING), Status.SUPPRESSED),
+        e.Cancelled: ((PENDING, ATTEMPTING, HELD), Status.CANCELLED),
+        e.Exhausted: ((PENDING, ATTEMPTING, HELD), Status.EXHAUSTED),
+    }
 )
 """Event type -> (states it may come from, state it leads to). None is: no delivery yet."""
 
-TERMINAL: Final = frozenset(Status) - {
-    source for sources, _ in TRANSITIONS.values() for source in sources
-}
+TERMINAL: Final = frozenset(Status) - {source for sources, _ in TRANSITIONS.values() for source in sources}
 """The states with no way out."""
 
-TERMINAL_EVENTS: Final = frozenset(
-    kind for kind, (_, target) in TRANSITIONS.items() if target in TERMINAL
-)
+TERMINAL_EVENTS: Final = frozenset(kind for kind, (_, target) in TRANSITIONS.items() if target in TERMINAL)
 """The event types that end a delivery."""
 
 

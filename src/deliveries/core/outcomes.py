@@ -63,9 +63,7 @@ class Retry(Outcome):
     def __init__(self, error: object = None, *, after: float | timedelta | None = None) -> None:
         super().__init__(error)
         self.error = error
-        self.after = (
-            None if after is None else min(seconds(after, "after"), MAX_AFTER.total_seconds())
-        )
+        self.after = None if after is None else min(seconds(after, "after"), MAX_AFTER.total_seconds())
 
 
 class Cancel(Outcome):

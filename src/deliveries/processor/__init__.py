@@ -1,1 +1,1 @@
-""""""
+"""Claiming, performing and recording: the loop and the threads around it."""

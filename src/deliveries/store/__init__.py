@@ -1,1 +1,1 @@
-""""""
+"""Where deliveries rest: tables, guards, statements; SQLite and PostgreSQL."""

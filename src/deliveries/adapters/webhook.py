@@ -1,0 +1,354 @@
+"""Webhooks: each attempt is one POST of the payload as JSON. Needs `deliveries[http]`.
+
+    app.adapter("webhook", queue="web", timeout=15.0)(Webhook())
+
+========================  ==========================================================================
+2xx                       `Delivered`, the receipt being the status and an excerpt of the body
+408, 425, 429, 5xx        `Retry`, after what `Retry-After` asks for, else by the backoff
+network error, timeout    `Retry`, and so for any status outside 200..599
+3xx                       `Cancel`. Following one would take the payload where nobody sent it; a 303
+                          may mean that the effect happened, so repeating is no better: a person
+                          has to look, and to enter the final address
+other 4xx                 `Cancel`: the same request would be refused again
+no or no usable address   `Cancel`, and so for a payload or a header that cannot be sent
+========================  ==========================================================================
+
+Only a complete answer counts (RFC 9112, section 8: a cut body is an incomplete message), with one
+exception: past `max_response_bytes` nothing is read, and the status decides.
+
+No text that leaves this module holds more of an address than scheme, host and port: userinfo,
+query, and at many receivers the path too, are secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib import metadata
+from typing import Final, Literal, Protocol
+from urllib.parse import unquote
+
+import httpx2
+import msgspec
+
+from deliveries.core.delivery import Delivery
+from deliveries.core.notes import clean, describe, type_name
+from deliveries.core.outcomes import Cancel, Delivered, Outcome, Retry, Unknown, seconds
+from deliveries.errors import InvalidAdapter
+
+HEADROOM: Final = 0.1
+"""Share of an attempt's timeout kept back, at most half a second, so that our verdict is first."""
+
+_OURS: Final = frozenset({"idempotency-key", "delivery-id", "delivery-attempt"})
+_FRAMING: Final = frozenset({"accept-encoding", "content-length", "transfer-encoding"})
+_NEVER_SENT: Final = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
+_HEADER_VALUE = re.compile(r"([!-~]([ -~\t]*[!-~])?)?")  # RFC 9110, 5.5, without obs-text
+_HOST = re.compile(r"(?=.{1,254}\Z)([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?|[0-9a-f.]*:[0-9a-f:.]*")
+_DELTA_SECONDS = re.compile(r"[0-9]{1,10}")
+_DAY = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? ")
+
+
+class Attempt(Protocol):
+    """What the adapter reads of its attempt."""
+
+    @property
+    def number(self) -> int:
+        """Starts at 1."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds until the processor gives this attempt up."""
+
+
+class Webhook:
+    """An adapter that POSTs the payload to `delivery.recipient`, else to `url`.
+
+    Every attempt of a delivery carries the same `Idempotency-Key` (the bare key, as most receivers
+    take it; draft-ietf-httpapi-idempotency-key-header would quote it), its own `Delivery-Attempt`
+    (from 1) and the `Delivery-Id`. Durations are seconds or a timedelta.
+
+    Args:
+        url: Where deliveries without a recipient go.
+        headers: Sent with each request, to every recipient; may replace Content-Type and
+            User-Agent, but neither the three above nor the framing.
+        effect: As registered. With "unsafe" a failure that may have come after the effect (a reset,
+            a timeout, a 5xx) is `Unknown`: a `Retry` would assert that nothing happened.
+        timeout: From the start of connecting to the end of the answer; the attempt's own timeout
+            bounds it too. A receiver that drips a byte at a time gains nothing.
+        connect_timeout: For the TCP and TLS handshakes each.
+        max_response_bytes: Nothing past it is read. Answers are asked for unencoded and never
+            decompressed, so a bomb costs no more than its bytes.
+        max_retry_after: A longer `Retry-After` is cut to this.
+        receipt_chars: Characters kept of a body, in receipts and in failure texts.
+        trust_env: Let HTTP_PROXY, SSL_CERT_FILE and their like take effect.
+        client: Makes a new client for each event loop, for proxies, certificates or HTTP/2 of your
+            own; replaces `trust_env`.
+
+    Raises:
+        InvalidAdapter: an argument is out of range, or the url or a header cannot be sent.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        effect: Literal["keyed", "natural", "unsafe"] = "keyed",
+        timeout: float | timedelta = 30.0,
+        connect_timeout: float | timedelta = 5.0,
+        max_response_bytes: int = 65_536,
+        max_retry_after: float | timedelta = timedelta(hours=6),
+        receipt_chars: int = 500,
+        trust_env: bool = False,
+        client: Callable[[], httpx2.AsyncClient] | None = None,
+    ) -> None:
+        self._trust_env = trust_env
+        self._clients = _Clients(client or self._new_client)
+        self._max_bytes, self._excerpt_chars = max(max_response_bytes, 0), max(receipt_chars, 1)
+        self.effect = effect
+        try:
+            self._url = None if url is None else target(url)
+            self._own = _checked(headers or {})
+            self._timeout = seconds(timeout, "timeout")
+            self._connect_timeout = seconds(connect_timeout, "connect_timeout")
+            self._max_retry_after = seconds(max_retry_after, "max_retry_after")
+        except (ValueError, TypeError) as error:
+            raise InvalidAdapter(str(error)) from None
+        if not self._timeout or not self._connect_timeout:
+            raise InvalidAdapter("a timeout of 0 seconds leaves no time to send anything")
+        if taken := sorted(name for name in self._own if name in _OURS | _FRAMING):
+            raise InvalidAdapter(f"headers that are not yours to set: {', '.join(taken)}")
+
+    async def __call__(self, delivery: Delivery, attempt: Attempt) -> Outcome:
+        """One attempt. Raises nothing but cancellation."""
+        try:
+            url = target(delivery.recipient) if delivery.recipient else self._url
+            if url is None:
+                return Cancel("no address: the delivery has no recipient, the adapter no url")
+            body = msgspec.json.encode(delivery.payload)
+            headers = _checked(self._headers(delivery, attempt, body))
+        except Exception as error:  # noqa: BLE001 - a payload's own types may raise anything
+            return Cancel(f"the request cannot be made: {describe(error)}")
+        room = attempt.timeout - min(attempt.timeout * HEADROOM, 0.5)
+        try:
+            return await self._exchange(url, headers, body, min(self._timeout, room))
+        except Exception as error:  # noqa: BLE001 - whatever a transport raises is a failed attempt
+            sent = not isinstance(error, _NEVER_SENT)
+            text = self._told(url, describe(error), 200)
+            return self._again(f"{type_name(error)} from {_origin(url)}: {text}", sent=sent)
+
+    async def aclose(self) -> None:
+        """Close the running loop's client. Optional: `asyncio.run` does it at its end."""
+        await self._clients.aclose()
+
+    def _headers(self, delivery: Delivery, attempt: Attempt, body: bytes) -> Mapping[str, str]:  # noqa: ARG002 - what a signature covers
+        """All headers of the request; a signature over `body` goes here."""
+        headers = httpx2.Headers({"Content-Type": "application/json", "User-Agent": _agent()})
+        headers.update(self._own)
+        headers.update(
+            {
+                "Accept-Encoding": "identity",
+                "Idempotency-Key": delivery.idempotency_key,
+                "Delivery-Id": str(delivery.id),
+                "Delivery-Attempt": str(attempt.number),
+            }
+        )
+        return headers
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        """The client of one event loop; a guard of addresses goes here, as its transport.
+
+        No cookies: a receiver's would be kept for ever. No bound on connections: the queue's
+        concurrency is one, and waiting for a second would eat the attempt's time.
+        """
+        return httpx2.AsyncClient(
+            trust_env=self._trust_env,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+        )
+
+    async def _exchange(
+        self, url: httpx2.URL, headers: httpx2.Headers, body: bytes, limit: float
+    ) -> Outcome:
+        timeout = httpx2.Timeout(limit, connect=min(self._connect_timeout, limit))
+        try:
+            async with asyncio.timeout(limit):
+                client = await self._clients.get()
+                request = client.build_request("POST", url, headers=headers, content=body, timeout=timeout)
+                request.url = _Unspoken(request.url)
+                response = await client.send(request, stream=True, follow_redirects=False)
+                try:
+                    answer = await self._read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            return self._again(f"no complete answer from {_origin(url)} within {limit:.3g} s")
+        return self._judge(response, self._told(url, answer, self._excerpt_chars))
+
+    async def _read(self, response: httpx2.Response) -> str:
+        """The body as text, as far as it is read; empty where it came encoded all the same."""
+        kept = bytearray()
+        async with aclosing(response.aiter_raw()) as chunks:
+            async for chunk in chunks:
+                kept += chunk[: self._max_bytes - len(kept)]
+                if len(kept) >= self._max_bytes:
+                    break
+        encoded = response.headers.get("content-encoding", "identity").lower() != "identity"
+        return "" if encoded else kept.decode("utf-8", "replace")
+
+    def _judge(self, response: httpx2.Response, excerpt: str) -> Outcome:
+        status = response.status_code
+        if 200 <= status < 300:
+            return Delivered({"status": status, "body": excerpt} if excerpt else {"status": status})
+        phrase = httpx2.codes.get_reason_phrase(status)
+        text = f"HTTP {status} {phrase}".strip() + f" from {_origin(response.request.url)}"
+        if 300 <= status < 400:
+            return Cancel(f"{text}: not followed, the recipient must be the final address")
+        text += f": {excerpt}" if excerpt else ""
+        wait = retry_after(response.headers, datetime.now(UTC))
+        after = None if wait is None else min(wait, self._max_retry_after)
+        if status in (408, 425, 429):
+            return Retry(text, after=after)
+        return Cancel(text) if 400 <= status < 500 else self._again(text, after=after)
+
+    def _again(self, text: str, *, after: float | None = None, sent: bool = True) -> Outcome:
+        if sent and self.effect == "unsafe":
+            return Unknown(text)
+        return Retry(text, after=after)
+
+    def _told(self, url: httpx2.URL, text: str, limit: int) -> str:
+        """`text`, which the other side may have chosen, without what it can echo of our secrets."""
+        ours = [url.userinfo.decode(), url.username, url.password, *self._own.values()]
+        ours += [url.query.decode(), unquote(url.query), *(v for _, v in url.params.multi_items())]
+        for secret in sorted(ours, key=len, reverse=True):
+            if len(secret) >= 4:  # a shorter one would be found everywhere
+                text = text.replace(secret, "[redacted]")
+        return clean(text, limit)
+
+
+class _Clients:
+    """One client per event loop, made on first use and closed with the loop.
+
+    Sockets belong to the loop that opened them. Each client lives in an asynchronous generator,
+    since these a loop's runner closes (`shutdown_asyncgens`) while the loop can still run; a loop
+    closed without that leaves its sockets to the garbage collector.
+    """
+
+    def __init__(self, new: Callable[[], httpx2.AsyncClient]) -> None:
+        self._new = new
+        self._open: dict[
+            asyncio.AbstractEventLoop,
+            tuple[httpx2.AsyncClient, AsyncGenerator[httpx2.AsyncClient]],
+        ] = {}
+
+    async def get(self) -> httpx2.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if loop not in self._open:
+            for dead in [known for known in tuple(self._open) if known.is_closed()]:
+                self._open.pop(dead, None)
+            life = self._life(loop)
+            # Nothing in `_life` waits before its yield, so no other task comes in between.
+            self._open[loop] = (await anext(life), life)
+        return self._open[loop][0]
+
+    async def _life(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[httpx2.AsyncClient]:
+        client = self._new()
+        try:
+            yield client
+        finally:
+            self._open.pop(loop, None)
+            await client.aclose()
+
+    async def aclose(self) -> None:
+        held = self._open.get(asyncio.get_running_loop())
+        if held is not None:
+            await held[1].aclose()
+
+
+class _Unspoken(httpx2.URL):
+    """Prints as its origin: httpx2 logs the URL of every request, at INFO."""
+
+    def __str__(self) -> str:
+        return _origin(self)
+
+    __repr__ = __str__
+
+
+def target(address: str) -> httpx2.URL:
+    """`address` as an absolute http or https URL with a host that a resolver would take.
+
+    Raises: ValueError, repeating no part of the address.
+    """
+    try:
+        url = httpx2.URL(address)
+        host = url.raw_host.decode()
+    except (httpx2.InvalidURL, ValueError, TypeError):
+        raise ValueError("the address is not a URL") from None
+    if url.scheme not in ("http", "https"):
+        raise ValueError("the address is not an http or https URL")
+    if not _HOST.fullmatch(host):
+        raise ValueError("the address has no valid host")
+    if url.port is not None and not 1 <= url.port <= 65_535:
+        raise ValueError("the address has no valid port")
+    return url
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds that `Retry-After` asks to wait (RFC 9110, section 10.2.3); None if it says nothing.
+
+    Both forms count: delta-seconds of at most ten digits, and an HTTP-date (section 5.6.7), taken
+    against the answer's own `Date` where it has one, so that no clock but the sender's matters.
+    Anything else, zero and the past say nothing: the backoff decides.
+    """
+    value = headers.get("retry-after", "").strip()
+    if _DELTA_SECONDS.fullmatch(value):
+        wait = float(value)
+    elif (until := _http_date(value)) is not None:
+        wait = (until - (_http_date(headers.get("date", "")) or now)).total_seconds()
+    else:
+        return None
+    return wait if wait > 0 else None
+
+
+def _http_date(value: str) -> datetime | None:
+    if len(value) > 40 or not _DAY.match(value):
+        return None
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _checked(headers: Mapping[str, str]) -> httpx2.Headers:
+    """`headers` if HTTP can carry them. Raises: ValueError, never repeating a value."""
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no header name")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"the value of header {name} cannot be sent")
+    return httpx2.Headers(headers)
+
+
+def _origin(url: httpx2.URL) -> str:
+    return f"{url.scheme}://{url.netloc.decode()}"
+
+
+@cache
+def _agent() -> str:
+    try:
+        return f"deliveries/{metadata.version('deliveries')}"
+    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+        return "deliveries/0"
