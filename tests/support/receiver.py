@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 MAX_SECONDS = 20.0
@@ -111,7 +111,7 @@ class Receiver:
             script = self._scripts.get(urlsplit(seen.target).path, [Reply(404, body=b"no script")])
             return script.pop(0) if len(script) > 1 else script[0]
 
-    def __enter__(self) -> Receiver:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (OSError, _Stopped):
             self.close_connection = True
 
-    do_GET = do_POST
+    do_GET = do_POST  # noqa: N815 - the base's name
 
     def _answer(self, reply: Reply) -> None:
         if reply.raw is not None or reply.reset:

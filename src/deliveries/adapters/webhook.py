@@ -34,13 +34,17 @@ from importlib import metadata
 from typing import Final, Literal, Protocol
 from urllib.parse import unquote
 
-import httpx2
 import msgspec
 
 from deliveries.core.delivery import Delivery
 from deliveries.core.notes import clean, describe, type_name
 from deliveries.core.outcomes import Cancel, Delivered, Outcome, Retry, Unknown, seconds
 from deliveries.errors import InvalidAdapter
+
+try:
+    import httpx2
+except ModuleNotFoundError as missing:
+    raise ImportError("webhooks need httpx2: pip install 'deliveries[http]'") from missing
 
 HEADROOM: Final = 0.1
 """Share of an attempt's timeout kept back, at most half a second, so that our verdict is first."""
@@ -77,7 +81,8 @@ class Webhook:
 
     Every attempt of a delivery carries the same `Idempotency-Key` (the bare key, as most receivers
     take it; draft-ietf-httpapi-idempotency-key-header would quote it), its own `Delivery-Attempt`
-    (from 1) and the `Delivery-Id`. Durations are seconds or a timedelta.
+    (from 1) and the `Delivery-Id`. Credentials in an address are sent as Basic authentication.
+    Durations are seconds or a timedelta.
 
     Args:
         url: Where deliveries without a recipient go.
@@ -87,11 +92,11 @@ class Webhook:
             a timeout, a 5xx) is `Unknown`: a `Retry` would assert that nothing happened.
         timeout: From the start of connecting to the end of the answer; the attempt's own timeout
             bounds it too. A receiver that drips a byte at a time gains nothing.
-        connect_timeout: For the TCP and TLS handshakes each.
+        connect_timeout: For resolving and connecting, and once more for the TLS handshake.
         max_response_bytes: Nothing past it is read. Answers are asked for unencoded and never
             decompressed, so a bomb costs no more than its bytes.
         max_retry_after: A longer `Retry-After` is cut to this.
-        receipt_chars: Characters kept of a body, in receipts and in failure texts.
+        receipt_chars: Characters kept of a body, in receipts and in failure texts; 0 keeps none.
         trust_env: Let HTTP_PROXY, SSL_CERT_FILE and their like take effect.
         client: Makes a new client for each event loop, for proxies, certificates or HTTP/2 of your
             own; replaces `trust_env`.
@@ -116,44 +121,54 @@ class Webhook:
     ) -> None:
         self._trust_env = trust_env
         self._clients = _Clients(client or self._new_client)
-        self._max_bytes, self._excerpt_chars = max(max_response_bytes, 0), max(receipt_chars, 1)
-        self.effect = effect
+        self._max_bytes, self._excerpt_chars = max_response_bytes, receipt_chars
+        self._own, self.effect = dict(headers or {}), effect
         try:
             self._url = None if url is None else target(url)
-            self._own = _checked(headers or {})
             self._timeout = seconds(timeout, "timeout")
             self._connect_timeout = seconds(connect_timeout, "connect_timeout")
             self._max_retry_after = seconds(max_retry_after, "max_retry_after")
+            flaw = _flaw(self._own)
         except (ValueError, TypeError) as error:
             raise InvalidAdapter(str(error)) from None
         if not self._timeout or not self._connect_timeout:
-            raise InvalidAdapter("a timeout of 0 seconds leaves no time to send anything")
-        if taken := sorted(name for name in self._own if name in _OURS | _FRAMING):
-            raise InvalidAdapter(f"headers that are not yours to set: {', '.join(taken)}")
+            flaw = "a timeout of 0 seconds leaves no time to send anything"
+        if min(max_response_bytes, receipt_chars) < 0:
+            flaw = "max_response_bytes and receipt_chars must not be negative"
+        if taken := sorted(name for name in self._own if name.lower() in _OURS | _FRAMING):
+            flaw = f"headers that are not yours to set: {', '.join(taken)}"
+        if effect not in ("keyed", "natural", "unsafe"):
+            flaw = f"effect must be 'keyed', 'natural' or 'unsafe', not {effect!r}"
+        if flaw is not None:
+            raise InvalidAdapter(flaw)
 
     async def __call__(self, delivery: Delivery, attempt: Attempt) -> Outcome:
-        """One attempt. Raises nothing but cancellation."""
+        """One attempt. No `Exception` leaves it; a cancellation does."""
         try:
             url = target(delivery.recipient) if delivery.recipient else self._url
-            if url is None:
-                return Cancel("no address: the delivery has no recipient, the adapter no url")
             body = msgspec.json.encode(delivery.payload)
-            headers = _checked(self._headers(delivery, attempt, body))
-        except Exception as error:  # noqa: BLE001 - a payload's own types may raise anything
+        except Exception as error:
             return Cancel(f"the request cannot be made: {describe(error)}")
-        room = attempt.timeout - min(attempt.timeout * HEADROOM, 0.5)
+        if url is None:
+            return Cancel("no address: the delivery has no recipient, the adapter no url")
+        limit = min(self._timeout, attempt.timeout - min(attempt.timeout * HEADROOM, 0.5))
+        sending = False
         try:
-            return await self._exchange(url, headers, body, min(self._timeout, room))
-        except Exception as error:  # noqa: BLE001 - whatever a transport raises is a failed attempt
-            sent = not isinstance(error, _NEVER_SENT)
-            text = self._told(url, describe(error), 200)
-            return self._again(f"{type_name(error)} from {_origin(url)}: {text}", sent=sent)
+            headers = self._headers(delivery, attempt, body)
+            if flaw := _flaw(headers):
+                return Cancel(f"the request cannot be made: {flaw}")
+            client = await self._clients.get()
+            sending = True
+            return await self._exchange(client, url, headers, body, limit)
+        except Exception as error:
+            sent = sending and not isinstance(error, _NEVER_SENT)
+            return self._again(self._broken(url, error), sent=sent)
 
     async def aclose(self) -> None:
         """Close the running loop's client. Optional: `asyncio.run` does it at its end."""
         await self._clients.aclose()
 
-    def _headers(self, delivery: Delivery, attempt: Attempt, body: bytes) -> Mapping[str, str]:  # noqa: ARG002 - what a signature covers
+    def _headers(self, delivery: Delivery, attempt: Attempt, body: bytes) -> Mapping[str, str]:
         """All headers of the request; a signature over `body` goes here."""
         headers = httpx2.Headers({"Content-Type": "application/json", "User-Agent": _agent()})
         headers.update(self._own)
@@ -180,31 +195,38 @@ class Webhook:
         )
 
     async def _exchange(
-        self, url: httpx2.URL, headers: httpx2.Headers, body: bytes, limit: float
+        self,
+        client: httpx2.AsyncClient,
+        url: httpx2.URL,
+        headers: Mapping[str, str],
+        body: bytes,
+        limit: float,
     ) -> Outcome:
         timeout = httpx2.Timeout(limit, connect=min(self._connect_timeout, limit))
         try:
             async with asyncio.timeout(limit):
-                client = await self._clients.get()
                 request = client.build_request("POST", url, headers=headers, content=body, timeout=timeout)
                 request.url = _Unspoken(request.url)
                 response = await client.send(request, stream=True, follow_redirects=False)
-                try:
-                    answer = await self._read(response)
-                finally:
-                    await response.aclose()
+                answer = await self._read(response)
         except TimeoutError:
             return self._again(f"no complete answer from {_origin(url)} within {limit:.3g} s")
         return self._judge(response, self._told(url, answer, self._excerpt_chars))
 
     async def _read(self, response: httpx2.Response) -> str:
-        """The body as text, as far as it is read; empty where it came encoded all the same."""
+        """The body as text, as far as it is read; empty where it came encoded all the same.
+
+        Leaving the chunks closes the answer, and its connection where something is unread.
+        """
         kept = bytearray()
-        async with aclosing(response.aiter_raw()) as chunks:
-            async for chunk in chunks:
-                kept += chunk[: self._max_bytes - len(kept)]
-                if len(kept) >= self._max_bytes:
-                    break
+        if response.is_stream_consumed:  # by a transport made for tests, which cannot stream
+            kept += response.content[: self._max_bytes]
+        else:
+            async with aclosing(response.aiter_raw()) as chunks:
+                async for chunk in chunks:
+                    kept += chunk[: self._max_bytes - len(kept)]
+                    if len(kept) >= self._max_bytes:
+                        break
         encoded = response.headers.get("content-encoding", "identity").lower() != "identity"
         return "" if encoded else kept.decode("utf-8", "replace")
 
@@ -228,6 +250,11 @@ class Webhook:
             return Unknown(text)
         return Retry(text, after=after)
 
+    def _broken(self, url: httpx2.URL, error: Exception) -> str:
+        name, text = type_name(error), describe(error)
+        silent = text.startswith(f"{name}(")  # its repr, for want of a text
+        return f"{name} from {_origin(url)}" + ("" if silent else f": {self._told(url, text, 200)}")
+
     def _told(self, url: httpx2.URL, text: str, limit: int) -> str:
         """`text`, which the other side may have chosen, without what it can echo of our secrets."""
         ours = [url.userinfo.decode(), url.username, url.password, *self._own.values()]
@@ -235,7 +262,7 @@ class Webhook:
         for secret in sorted(ours, key=len, reverse=True):
             if len(secret) >= 4:  # a shorter one would be found everywhere
                 text = text.replace(secret, "[redacted]")
-        return clean(text, limit)
+        return clean(text, limit) if limit else ""
 
 
 class _Clients:
@@ -265,6 +292,7 @@ class _Clients:
 
     async def _life(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[httpx2.AsyncClient]:
         client = self._new()
+        client.event_hooks["response"].append(_stay)
         try:
             yield client
         finally:
@@ -277,13 +305,16 @@ class _Clients:
             await held[1].aclose()
 
 
+async def _stay(response: httpx2.Response) -> None:
+    """Forget where a redirect leads: httpx2 would build the next request, and fail at odd places."""
+    response.headers.pop("location", None)
+
+
 class _Unspoken(httpx2.URL):
     """Prints as its origin: httpx2 logs the URL of every request, at INFO."""
 
     def __str__(self) -> str:
         return _origin(self)
-
-    __repr__ = __str__
 
 
 def target(address: str) -> httpx2.URL:
@@ -293,12 +324,12 @@ def target(address: str) -> httpx2.URL:
     """
     try:
         url = httpx2.URL(address)
-        host = url.raw_host.decode()
+        resolvable = url.host and _HOST.fullmatch(url.raw_host.decode())
     except (httpx2.InvalidURL, ValueError, TypeError):
         raise ValueError("the address is not a URL") from None
     if url.scheme not in ("http", "https"):
         raise ValueError("the address is not an http or https URL")
-    if not _HOST.fullmatch(host):
+    if not resolvable:
         raise ValueError("the address has no valid host")
     if url.port is not None and not 1 <= url.port <= 65_535:
         raise ValueError("the address has no valid port")
@@ -332,14 +363,14 @@ def _http_date(value: str) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def _checked(headers: Mapping[str, str]) -> httpx2.Headers:
-    """`headers` if HTTP can carry them. Raises: ValueError, never repeating a value."""
+def _flaw(headers: Mapping[str, str]) -> str | None:
+    """What keeps HTTP from carrying `headers`, never repeating a value; None if nothing does."""
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no header name")
+            return f"{name!r} is no header name"
         if not _HEADER_VALUE.fullmatch(value):
-            raise ValueError(f"the value of header {name} cannot be sent")
-    return httpx2.Headers(headers)
+            return f"the value of header {name} cannot be sent"
+    return None
 
 
 def _origin(url: httpx2.URL) -> str:

@@ -57,9 +57,9 @@ class Interrupt(Command, frozen=True, kw_only=True):
 
 
 class GiveBack(Command, frozen=True, kw_only=True):
-    """Attempt `attempt` never entered its adapter; counts on nothing."""
+    """Attempt `attempt` (None: the open one) never entered its adapter; counts on nothing."""
 
-    attempt: int
+    attempt: int | None = None
 
 
 class Defer(Command, frozen=True, kw_only=True):
@@ -94,6 +94,8 @@ class Resolve(Command, frozen=True, kw_only=True):
 
     outcome: Outcome
     by: Literal["lookup", "operator"]
+    attempt: int | None = None
+    """The attempt it speaks of: an answer to an older question resolves nothing. None: the held one."""
     actor: str | None = None
     error_type: str | None = None
 

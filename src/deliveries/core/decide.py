@@ -84,9 +84,7 @@ def _suppress_attempting(delivery: Delivery, command: c.Suppress) -> e.Event | N
 def _request_cancel(delivery: Delivery, command: Any, cause: str) -> e.Event | None:
     if delivery.cancel_requested is not None:
         return None
-    return e.CancelRequested(
-        attempt=delivery.attempt, cause=cause, actor=command.actor, note=_note(command)
-    )
+    return e.CancelRequested(attempt=delivery.attempt, cause=cause, actor=command.actor, note=_note(command))
 
 
 def _report(delivery: Delivery, command: c.Report) -> e.Event | None:
@@ -115,9 +113,7 @@ def _snoozed(delivery: Delivery, command: c.Report, outcome: o.Snooze) -> e.Even
     return e.Rescheduled(due_at=due_at, cause="snoozed", attempt=delivery.attempt, note=_note(command))
 
 
-def _failed(
-    delivery: Delivery, command: c.Report, cause: Literal["error", "timeout", "unknown"]
-) -> e.Event:
+def _failed(delivery: Delivery, command: c.Report, cause: Literal["error", "timeout", "unknown"]) -> e.Event:
     attempt, note = delivery.attempt, _note(command)
     if delivery.endings + 1 >= _rules(delivery).max_attempts:
         return e.Exhausted(cause="attempts", attempt=attempt, error_type=command.error_type, note=note)
@@ -149,7 +145,7 @@ def _interrupt(delivery: Delivery, command: c.Interrupt) -> e.Event | None:
 
 
 def _give_back(delivery: Delivery, command: c.GiveBack) -> e.Event | None:
-    if command.attempt != delivery.attempt:
+    if command.attempt not in (None, delivery.attempt):
         return None
     if delivery.cancel_requested is not None:
         return _cancelled_at_last(delivery, command, unknown=False)
@@ -191,6 +187,8 @@ def _cancel_held(delivery: Delivery, command: c.Cancel) -> e.Event:
 
 def _resolve(delivery: Delivery, command: c.Resolve) -> e.Event | None:
     outcome, attempt = command.outcome, delivery.attempt
+    if command.attempt not in (None, attempt):
+        return None
     if isinstance(outcome, o.Delivered):
         return e.Succeeded(attempt=attempt, by=command.by, actor=command.actor, note=_note(command))
     if isinstance(outcome, (o.NotDone, o.Retry)):

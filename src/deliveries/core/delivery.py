@@ -83,5 +83,18 @@ class Delivery(Struct, frozen=True, kw_only=True):
         return str(self.root_id or self.id)
 
 
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One call of the adapter, as the adapter sees it."""
+
+    number: int
+    """Starts at 1; no holes."""
+    is_last: bool
+    """True where a failure of this attempt ends the delivery."""
+    timeout: float
+    """Seconds the adapter may take."""
+    started_at: datetime
+    """When it was recorded, UTC, by the database's clock."""
+
+
 _LIVE = (Status.PENDING, Status.ATTEMPTING, Status.HELD)
 """Only a shortcut for `is_terminal`: a test holds it equal to what the transition table derives."""

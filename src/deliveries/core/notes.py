@@ -24,7 +24,7 @@ _SECRETS = (
     (
         re.compile(
             r"(?i)\b(pass(?:word|wd)?|secret|token|api[_-]?key|access[_-]?key|authorization|signature)"
-            r"(\"?'?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"')}\]]+)"
+            r"(\"?'?\s*[=:]\s*)(?!\[redacted)(?:\"[^\"]*\"|'[^']*'|[^\s,;&\"')}\]]+)"
         ),
         r"\1\2[redacted]",
     ),
@@ -67,7 +67,7 @@ def describe(value: object) -> str:
     try:
         text = str(value) or repr(value)
         return clean(str.__str__(text))
-    except BaseException:  # noqa: BLE001 - a text must never decide an outcome, not even by exiting
+    except BaseException:
         return f"<unprintable {type_name(value)}>"
 
 

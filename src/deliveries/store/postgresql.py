@@ -112,6 +112,7 @@ FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
   SELECT * FROM deliveries d
   WHERE d.status = 'pending' AND d.queue = :queue AND d.priority = p.priority
     AND d.due_at <= least(CAST(:cutoff AS timestamptz), {NOW})
+    AND (d.lease_until IS NULL OR d.lease_until <= {NOW})
     AND d.channel = ANY(CAST(:channels AS text[]))
   ORDER BY d.due_at LIMIT :limit FOR UPDATE SKIP LOCKED) d
 {_CONTENTS}
@@ -173,6 +174,7 @@ ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 PAST_DEADLINE = text(f"""
 SELECT id FROM deliveries WHERE status = 'pending' AND expires_at <= {NOW}
+    AND (lease_until IS NULL OR lease_until <= {NOW})
 ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.events import Scheduled
-from deliveries.core.stream import Change, Recorded, Stream
+from deliveries.core.stream import START, Change, Recorded, Stream
 from deliveries.store.schema import contents, deliveries
 
 
@@ -53,9 +53,12 @@ class Write(Struct, frozen=True):
 class Claimed(Struct, frozen=True):
     """A row locked for this transaction, and the database's time."""
 
+    id: UUID
     stream: Stream
     now: datetime
     lookups: int = 0
+    problem: str | None = None
+    """Why the row cannot be read; such a one is put aside, and stops nobody else."""
 
     @property
     def delivery(self) -> Delivery:
@@ -86,7 +89,7 @@ class Backend(Protocol):
         """Lock up to `limit` due deliveries, the most urgent first, skipping locked ones."""
 
     def lock(self, connection: Connection, ids: Sequence[UUID], skip_locked: bool) -> dict[UUID, datetime]:
-        """Lock these rows; id -> the database's now. With `skip_locked`, those held by others are left out."""
+        """Lock these rows; id -> the database's now. `skip_locked` leaves out those that others hold."""
 
     def append(self, connection: Connection, writes: Sequence[Write], now: datetime | None) -> set[UUID]:
         """Append events whose stream still is at the version before; returns the ids that were.
@@ -178,8 +181,11 @@ def with_contents(delivery: Delivery, recipient: str | None, payload: str | None
 
 def claimed_of(row: Any, now: datetime) -> Claimed:
     """A claimed row: a pending one is its fold, since the rules are frozen anew by `Attempted`."""
-    delivery = with_contents(delivery_of(row), row.recipient, row.payload)
-    return Claimed(Stream(delivery, row.digest, row.recorded_at), now, row.lookups)
+    try:
+        delivery = with_contents(delivery_of(row), row.recipient, row.payload)
+    except (ValueError, KeyError, TypeError) as error:
+        return Claimed(row.id, START, now, problem=f"{type(error).__name__}: {error}")
+    return Claimed(row.id, Stream(delivery, row.digest, row.recorded_at), now, row.lookups)
 
 
 def encode_tags(tags: tuple[str, ...]) -> str | None:

@@ -82,6 +82,7 @@ CLAIM = _sql(
 SELECT * FROM (SELECT {_LIST} {_FROM}
   WHERE deliveries.status = 'pending' AND deliveries.queue = :queue AND deliveries.priority = {priority}
     AND deliveries.due_at <= :cutoff
+    AND (deliveries.lease_until IS NULL OR deliveries.lease_until <= :now)
     AND deliveries.channel IN (SELECT value FROM json_each(:channels))
   ORDER BY deliveries.due_at LIMIT :limit)"""
         for priority in range(10)
@@ -103,6 +104,7 @@ SELECT id FROM (SELECT id FROM deliveries WHERE lease_until <= :now AND status =
   ORDER BY lease_until LIMIT :limit)
 UNION ALL
 SELECT id FROM (SELECT id FROM deliveries WHERE status = 'pending' AND expires_at <= :now
+    AND (lease_until IS NULL OR lease_until <= :now)
   ORDER BY expires_at LIMIT :limit)
 """).columns(id=deliveries.c.id.type)
 LOOKUPS = _sql(f"""
@@ -155,6 +157,7 @@ class SQLite:
             "queue": queue,
             "channels": msgspec.json.encode(channels).decode(),
             "limit": limit,
+            "now": at,
             "cutoff": at if cutoff is None else min(cutoff, at),
         }
         return [claimed_of(row, at) for row in connection.execute(CLAIM, values)]
@@ -202,7 +205,7 @@ class SQLite:
         found = [claimed_of(row, at) for row in connection.execute(LOOKUPS, values)]
         until = _after(at, lease)
         if found:
-            leased = [{"id": claimed.delivery.id, "lookup_at": until} for claimed in found]
+            leased = [{"id": claimed.id, "lookup_at": until} for claimed in found]
             connection.execute(LEASE_LOOKUP, leased)
         return [msgspec.structs.replace(one, lookups=one.lookups + 1) for one in found]
 

@@ -1,0 +1,426 @@
+"""`Deliveries`, the one object an application needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from msgspec import structs
+from sqlalchemy import URL, Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session, scoped_session
+
+from deliveries import scheduling
+from deliveries.audit.explain import Explanation, explain
+from deliveries.clock import Clock, SystemClock
+from deliveries.core import commands as c
+from deliveries.core import outcomes as o
+from deliveries.core.delivery import Delivery
+from deliveries.core.notes import Note, clean, describe
+from deliveries.core.stream import Recorded
+from deliveries.engine import engine_of
+from deliveries.errors import (
+    CallerError,
+    ConcurrentSchedule,
+    IdempotencyConflict,
+    InvalidAdapter,
+    InvalidCommand,
+    UnknownChannel,
+)
+from deliveries.payload import MAX_PAYLOAD_BYTES
+from deliveries.processor.ledger import Summary
+from deliveries.processor.performed import Performed, performed
+from deliveries.processor.processor import Processor
+from deliveries.processor.settings import DEFAULT_CONCURRENCY, Settings
+from deliveries.processor.wakeup import Wakeup
+from deliveries.registration import AdapterFunction, Registration
+from deliveries.scheduling import Draft
+from deliveries.store.rows import Birth, Contents, with_contents
+from deliveries.store.store import Store
+from deliveries.twins import AsyncTwins
+
+if TYPE_CHECKING:
+    from deliveries.store.log import DeliveryLog
+
+F = TypeVar("F", bound=AdapterFunction)
+Bind = Session | scoped_session[Session] | Connection
+Id = UUID | str
+
+
+class Deliveries(AsyncTwins):
+    """Debts to the outside world, in your own database.
+
+    `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.
+    `max_payload_bytes`: bound of an encoded payload. `clock`: whose time it is, for tests.
+
+    Every writing method takes the caller's Session or Connection first, works inside its transaction
+    and never commits it. Asynchronous twins have an `a` in front. Raises: CallerError for a database
+    it cannot use.
+    """
+
+    def __init__(
+        self,
+        database: str | URL | Engine | AsyncEngine | None = None,
+        *,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        clock: Clock | None = None,
+    ) -> None:
+        self._store = Store(engine_of(database), clock or SystemClock())
+        self._registrations: dict[str, Registration] = {}
+        self._max_payload_bytes = max_payload_bytes
+        self._wakeup = Wakeup(self._store.engine)
+        self._event_log: DeliveryLog | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that readers and processors work with."""
+        return self._store.engine
+
+    def create_schema(self) -> None:
+        """Create tables, indexes and guards where they are missing. Idempotent. Raises: SchemaTooNew."""
+        self._store.create_schema()
+
+    def close(self) -> None:
+        """Give back the database's connections."""
+        if self._event_log is not None:
+            self._event_log.close()
+        self._store.engine.dispose()
+
+    # -- adapters ------------------------------------------------------------------------------
+
+    def adapter(self, channel: str, **options: Any) -> Callable[[F], F]:
+        """Register the decorated function, `(delivery, attempt) -> outcome`, for `channel`.
+
+        `options` are the fields of `Registration`: queue, max_attempts, max_interruptions,
+        max_snoozes, timeout (seconds), backoff, effect, on_unknown, lookup, max_lookups.
+        Raises: InvalidAdapter.
+        """
+
+        def register(function: F) -> F:
+            if channel in self._registrations:
+                raise InvalidAdapter(f"channel {channel!r} has an adapter already")
+            try:
+                registration = Registration(channel=channel, function=function, **options)
+            except TypeError as error:
+                raise InvalidAdapter(f"adapter {channel!r}: {error}") from None
+            self._registrations[channel] = registration
+            return function
+
+        return register
+
+    @property
+    def channels(self) -> Mapping[str, Registration]:
+        """The registered channels."""
+        return dict(self._registrations)
+
+    # -- scheduling ----------------------------------------------------------------------------
+
+    def schedule(
+        self,
+        session: Bind,
+        channel: str,
+        payload: Any = None,
+        *,
+        recipient: str | None = None,
+        key: str | None = None,
+        due_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        expires_at: datetime | None = None,
+        priority: int = 5,
+        max_attempts: int | None = None,
+        tags: Sequence[str] = (),
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        tenant: str = "",
+    ) -> Delivery:
+        """Write one debt down in the caller's transaction; see `Draft` for the arguments.
+
+        With a `key` that is taken, returns the delivery it belongs to, with `created` False.
+        Raises: UnknownChannel, InvalidPayload, InvalidSchedule, EngineNotConfigured, before any
+        SQL; IdempotencyConflict; ConcurrentSchedule, after which the transaction must be run again.
+        """
+        draft = Draft(
+            payload=payload,
+            recipient=recipient,
+            key=key,
+            due_at=due_at,
+            delay=delay,
+            expires_at=expires_at,
+            priority=priority,
+            max_attempts=max_attempts,
+            tags=tags,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            tenant=tenant,
+        )
+        births = self._prepare(channel, [draft])
+        return self._bear(self._store.caller(session), births)[0]
+
+    def schedule_many(self, session: Bind, channel: str, drafts: Sequence[Draft]) -> list[Delivery]:
+        """Write many debts down, all or nothing; results in the order of the drafts.
+
+        Raises: as `schedule`; after any error nothing of this call is left in the transaction.
+        """
+        births = self._prepare(channel, drafts)
+        if not births:
+            return []
+        connection = self._store.caller(session)
+        with connection.begin_nested():
+            return self._bear(connection, births)
+
+    def _prepare(self, channel: str, drafts: Sequence[Draft]) -> list[Birth]:
+        registration = self._registration(channel)
+        now, limit = self._store.clock.now(), self._max_payload_bytes
+        return [scheduling.prepare(draft, registration, now, limit) for draft in drafts]
+
+    def _registration(self, channel: str) -> Registration:
+        registration = self._registrations.get(channel)
+        if registration is None:
+            raise UnknownChannel(channel, tuple(self._registrations))
+        return registration
+
+    def _bear(self, connection: Connection, births: list[Birth]) -> list[Delivery]:
+        created = self._store.schedule(connection, births)
+        self._wakeup.after_commit(connection)
+        taken = [birth for birth in births if birth.change.after.id not in created]
+        owners = self._owners(connection, taken) if taken else {}
+        return [
+            _newborn(birth)
+            if birth.change.after.id in created
+            else _same_debt(birth, owners.get((birth.scheduled.tenant, birth.scheduled.key or "")))
+            for birth in births
+        ]
+
+    def _owners(
+        self, connection: Connection, taken: list[Birth]
+    ) -> dict[tuple[str, str], tuple[Delivery, Contents | None]]:
+        keys = {(birth.scheduled.tenant, birth.scheduled.key or ""): None for birth in taken}
+        return self._store.by_key(connection, list(keys))
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def get(self, id: Id, *, session: Bind | None = None) -> Delivery:
+        """The delivery, folded from its events. Raises: DeliveryNotFound, CorruptHistory."""
+        with self._reading(session) as connection:
+            return self._store.get(connection, scheduling.parse_id(id))
+
+    def history(self, id: Id, *, session: Bind | None = None) -> list[Recorded]:
+        """The recorded events, oldest first. Raises: DeliveryNotFound."""
+        with self._reading(session) as connection:
+            return self._store.history(connection, scheduling.parse_id(id))
+
+    def explain(self, id: Id, *, session: Bind | None = None) -> Explanation:
+        """Status, why, what happens next and when, and the timeline; `str()` of it is for people."""
+        delivery_id = scheduling.parse_id(id)
+        with self._reading(session) as connection:
+            history = self._store.history(connection, delivery_id)
+            now = self._store.now(connection)
+            facts = self._store.evidence(connection, delivery_id)
+        lines = [f"{at:%Y-%m-%d %H:%M:%S}Z {kind}: {fact}" for kind, at, fact in facts]
+        return explain(history, now, lines)
+
+    def find(
+        self,
+        *,
+        status: str | None = None,
+        channel: str | None = None,
+        queue: str | None = None,
+        tenant: str | None = None,
+        key: str | None = None,
+        limit: int = 100,
+        session: Bind | None = None,
+    ) -> list[Delivery]:
+        """Deliveries with these values, newest first, at most `limit` (1..10000), without contents."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000:
+            raise CallerError(f"limit must be 1..10000, not {limit!r:.40}")
+        with self._reading(session) as connection:
+            return self._store.find(
+                connection, limit, status=status, channel=channel, queue=queue, tenant=tenant, key=key
+            )
+
+    @contextmanager
+    def _reading(self, session: Bind | None) -> Iterator[Connection]:
+        if session is not None:
+            yield self._store.caller(session)
+        else:
+            with self._store.reading() as connection:
+                yield connection
+
+    # -- operating -----------------------------------------------------------------------------
+
+    def cancel(
+        self, session: Bind, id: Id, *, reason: str | None = None, actor: str | None = None
+    ) -> Delivery:
+        """Give up on purpose. A running attempt still reports truthfully; a finished delivery stays.
+
+        Raises: DeliveryNotFound, ConcurrentChange.
+        """
+        return self._command(session, id, reason, actor, c.Cancel)
+
+    def suppress(
+        self, session: Bind, id: Id, *, reason: str | None = None, actor: str | None = None
+    ) -> Delivery:
+        """It must not be sent. As `cancel`; a held delivery stays held."""
+        return self._command(session, id, reason, actor, c.Suppress)
+
+    def reschedule(
+        self,
+        session: Bind,
+        id: Id,
+        *,
+        due_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+    ) -> Delivery:
+        """Move the due time of a pending delivery; any other stays as it is.
+
+        Exactly one of `due_at` (aware) and `delay` (seconds or a timedelta). Raises: InvalidSchedule.
+        """
+        if (due_at is None) == (delay is None):
+            raise InvalidCommand("give exactly one of due_at and delay")
+
+        def make(now: datetime, **given: Any) -> c.Command:
+            if due_at is not None:
+                return c.Reschedule(now=now, due_at=scheduling.instant(due_at, "due_at", now), **given)
+            assert delay is not None
+            return c.Reschedule(now=now, due_at=scheduling.due_in(delay, "delay", now), **given)
+
+        make(self._store.clock.now())  # a wrong time is refused before any SQL
+        return self._command(session, id, reason, actor, make)
+
+    def resolve(
+        self,
+        session: Bind,
+        id: Id,
+        outcome: o.Outcome,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+    ) -> Delivery:
+        """Say what became of a held delivery; any other stays as it is.
+
+        `Delivered()`: it happened. `NotDone()` or `Retry(after=)`: it did not, attempt it again.
+        `Cancel`, `Bounced`, `Discard`: give up. Raises: InvalidCommand for another outcome.
+        """
+        if not isinstance(outcome, (o.Delivered, o.NotDone, o.Retry, o.Cancel, o.Discard)):
+            raise InvalidCommand(
+                "a held delivery is resolved with Delivered, NotDone, Retry, Cancel, Bounced or Discard, "
+                f"not {outcome!r:.80}"
+            )
+        if reason is None and outcome.text is not None:
+            reason = describe(outcome.text)
+        return self._command(
+            session, id, reason, actor, lambda **given: c.Resolve(outcome=outcome, by="operator", **given)
+        )
+
+    def _command(
+        self, session: Bind, id: Id, reason: str | None, actor: str | None, make: Callable[..., c.Command]
+    ) -> Delivery:
+        delivery_id = scheduling.parse_id(id)
+        note = None if reason is None else Note(clean(scheduling.text(reason, "reason")), os.urandom(16))
+        actor = scheduling.name(actor, "actor")
+        connection = self._store.caller(session)
+        change = self._store.command(
+            connection, delivery_id, lambda now: make(now=now, note=note, actor=actor)
+        )
+        self._wakeup.after_commit(connection)
+        if change is None:
+            return self._store.get(connection, delivery_id)
+        return self._store.furnished(connection, change.after)
+
+    # -- performing ----------------------------------------------------------------------------
+
+    def processor(self, queues: Mapping[str, int] | None = None, **settings: Any) -> Processor:
+        """A processor of these queues (queue -> calls at a time; None: all registered ones).
+
+        `settings` are the fields of `Settings`: lease, poll, sweep_every, grace, ... in seconds.
+        Raises: CallerError.
+        """
+        known = {registration.queue for registration in self._registrations.values()}
+        if queues is None:
+            queues = dict.fromkeys(sorted(known), DEFAULT_CONCURRENCY)
+        if unknown := sorted(set(queues) - known):
+            raise CallerError(f"no registered channel works in queue {unknown[0]!r}")
+        if self._store.engine.dialect.name == "sqlite":
+            settings.setdefault("poll", 0.2)  # there is no NOTIFY, and looking costs no lock
+        try:
+            chosen = Settings(queues=dict(queues), **settings)
+        except TypeError as error:
+            raise CallerError(str(error)) from None
+        return Processor(self._store, self._registrations, self._wakeup, chosen)
+
+    def drain(self, queues: Mapping[str, int] | None = None, **settings: Any) -> Summary:
+        """Perform all that is due now, in this thread, and return what was done.
+
+        What becomes due meanwhile, retries included, is left for the next time.
+        """
+        return self.processor(queues, **settings).run(until_idle=True)
+
+    @contextmanager
+    def running(self, queues: Mapping[str, int] | None = None, **settings: Any) -> Iterator[Processor]:
+        """A processor in a thread, for the length of the `with`; stops gracefully at its end."""
+        processor = self.processor(queues, **settings)
+        processor.start()
+        try:
+            yield processor
+        finally:
+            processor.stop()
+            processor.join()
+
+    def perform(self, id: Id, *, lease: float = 30.0) -> Performed:
+        """Attempt one delivery now, in this thread, whatever queue it is in.
+
+        Returns what became of it: done | not_due (until) | busy (until). A terminal delivery is left
+        alone. Raises: DeliveryNotFound, UnknownChannel.
+        """
+        delivery_id = scheduling.parse_id(id)
+        with self._store.reading() as connection:
+            delivery = self._store.get(connection, delivery_id)
+        if not delivery.is_terminal:
+            self._registration(delivery.channel)
+        processor = Processor(self._store, self._registrations, self._wakeup, Settings(lease=lease))
+        attempted = not delivery.is_terminal and processor.perform(delivery_id)
+        with self._store.reading() as connection:
+            return performed(self._store, connection, delivery_id, attempted)
+
+    # -- the log -------------------------------------------------------------------------------
+
+    @property
+    def event_log_class(self) -> type[DeliveryLog]:
+        """The eventsourcing Application of this database, as a class for its `ProjectionRunner`."""
+        from deliveries.store.log import log_class
+
+        return log_class(self._store)
+
+    @property
+    def event_log(self) -> DeliveryLog:
+        """The eventsourcing Application of this database: notification_log, repository, subscriptions."""
+        if self._event_log is None:
+            self._event_log = self.event_log_class()
+        return self._event_log
+
+
+def _newborn(birth: Birth) -> Delivery:
+    return with_contents(birth.change.after, birth.contents.recipient, birth.contents.payload)
+
+
+def _same_debt(birth: Birth, owner: tuple[Delivery, Contents | None] | None) -> Delivery:
+    """The delivery that has the key. Raises: IdempotencyConflict where it owes something else."""
+    if owner is None:
+        raise ConcurrentSchedule(f"key {birth.scheduled.key!r} is taken by a transaction not visible here")
+    delivery, beside = owner
+    differs = None
+    if delivery.channel != birth.scheduled.channel:
+        differs = "channel"
+    elif beside is not None and beside.recipient != birth.contents.recipient:
+        differs = "recipient"
+    elif beside is not None and beside.payload != birth.contents.payload:
+        differs = "payload"
+    if differs is not None:
+        raise IdempotencyConflict(birth.scheduled.key or "", delivery.id, differs)
+    return structs.replace(delivery, created=False)

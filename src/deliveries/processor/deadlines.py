@@ -1,0 +1,53 @@
+"""Calls that take too long: the pump's own watch, since a thread cannot be interrupted.
+
+A sync call that times out keeps its slot until it returns. Async calls time out on their loop; here
+they get a second more, for the case that an adapter blocks the loop.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+
+from deliveries.processor.call import Call
+
+LOOP_MARGIN_SECONDS = 1.0
+"""What an async call may exceed its timeout before the pump decides without its loop."""
+
+
+class Deadlines:
+    """A heap of calls by the moment at which they are given up."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Call]] = []
+        self._order = itertools.count()
+
+    def add(self, call: Call) -> None:
+        """Watch `call` from now on."""
+        self._push(call, time.monotonic())
+
+    def next(self) -> float:
+        """When to look again, monotonic seconds; infinity without a call."""
+        while self._heap and (self._heap[0][2].reported or self._heap[0][2].returned):
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else float("inf")
+
+    def passed(self) -> list[Call]:
+        """The calls whose time is over and which have not come back."""
+        passed = []
+        now = time.monotonic()
+        while self.next() <= now:
+            call = heapq.heappop(self._heap)[2]
+            if not call.entered or call.entered_at + self._allowed(call) > now:
+                self._push(call, max(call.entered_at, now - self._allowed(call) + 0.01))
+            else:
+                passed.append(call)
+        return passed
+
+    def _push(self, call: Call, since: float) -> None:
+        heapq.heappush(self._heap, (since + self._allowed(call), next(self._order), call))
+
+    @staticmethod
+    def _allowed(call: Call) -> float:
+        return call.timeout + (LOOP_MARGIN_SECONDS if call.is_async else 0.0)

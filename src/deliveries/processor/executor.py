@@ -1,0 +1,171 @@
+"""Where adapters run: sync ones in threads, async ones on one event loop in a thread of its own.
+
+Whatever an adapter does, its call comes back through `done`, once: returned, raised (a
+`BaseException` too) or abandoned. The processor's own thread never runs user code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from deliveries.processor.call import Call
+
+
+class Executor:
+    """Runs calls. `done(call)` is called from the thread that ran it."""
+
+    def __init__(self, done: Callable[[Call], None]) -> None:
+        self._gate = threading.Lock()  # a call is entered or withdrawn, never both
+        self._threads = _Threads(self._run, done)
+        self._loop = _Loop(self._run_async, done)
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Start these calls; they begin in this order."""
+        if waiting := [call for call in calls if call.is_async]:
+            self._loop.submit(waiting)
+        for call in calls:
+            if not call.is_async:
+                self._threads.submit(call)
+
+    def withdraw(self, call: Call) -> bool:
+        """Keep `call` from being entered; False where it was entered already."""
+        with self._gate:
+            call.withdrawn = not call.entered
+            return call.withdrawn
+
+    def abandon(self) -> None:
+        """Cancel what runs on the event loop. A thread cannot be cancelled."""
+        self._loop.cancel_all()
+
+    def close(self) -> None:
+        """Stop the loop and the idle threads; waits for neither calls nor threads that are stuck."""
+        self._threads.close()
+        self._loop.close()
+
+    def _enter(self, call: Call) -> bool:
+        with self._gate:
+            return call.enter()
+
+    def _run(self, call: Call) -> None:
+        if not self._enter(call):
+            return
+        try:
+            call.value = call.function(call.delivery, call.attempt)
+            if inspect.iscoroutine(call.value):  # an async adapter that does not look like one
+                call.value = asyncio.run(asyncio.wait_for(call.value, call.timeout))
+        except BaseException as error:
+            call.error = error
+
+    async def _run_async(self, call: Call) -> None:
+        if not self._enter(call):
+            return
+        scope = asyncio.timeout(call.timeout)
+        try:
+            async with scope:
+                call.value = await call.function(call.delivery, call.attempt)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                call.gave_up = True
+            else:
+                call.error = error  # the adapter's own doing
+        except BaseException as error:
+            if isinstance(error, TimeoutError) and scope.expired():
+                call.time_out()
+            else:
+                call.error = error
+
+
+class _Threads:
+    """Daemon threads, made when needed and kept; one that is stuck keeps nobody from exiting."""
+
+    def __init__(self, run: Callable[[Call], None], done: Callable[[Call], None]) -> None:
+        self._run, self._done = run, done
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._size = self._idle = 0
+
+    def submit(self, call: Call) -> None:
+        with self._lock:
+            grow = self._idle <= self._calls.qsize()
+            self._size += grow
+        self._calls.put(call)
+        if grow:
+            threading.Thread(target=self._work, name="deliveries-adapter", daemon=True).start()
+
+    def close(self) -> None:
+        with self._lock:
+            size, self._size = self._size, 0
+        for _ in range(size):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            call = self._calls.get()
+            with self._lock:
+                self._idle -= 1
+            if call is None:
+                return
+            self._run(call)
+            self._done(call)
+            del call  # an idle thread must not keep a payload alive
+
+
+class _Loop:
+    """One event loop in a daemon thread, started with the first call."""
+
+    def __init__(self, run: Callable[[Call], Any], done: Callable[[Call], None]) -> None:
+        self._run, self._done = run, done
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._serve, name="deliveries-loop", daemon=True)
+            self._thread.start()
+        self._loop.call_soon_threadsafe(self._start, calls)
+
+    def cancel_all(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._tasks])
+
+    def close(self) -> None:
+        """Ask the loop to end: cancel, let generators finish, close. A blocked loop is left behind."""
+        loop, self._loop = self._loop, None
+        if loop is not None and self._thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join(timeout=2.0)
+
+    def _serve(self) -> None:
+        loop = self._loop
+        assert loop is not None
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                loop.run_until_complete(asyncio.wait(self._tasks, timeout=1.0))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    def _start(self, calls: Sequence[Call]) -> None:
+        assert self._loop is not None
+        for call in calls:
+            task = self._loop.create_task(self._call(call))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _call(self, call: Call) -> None:
+        await self._run(call)
+        self._done(call)

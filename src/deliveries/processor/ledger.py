@@ -1,0 +1,184 @@
+"""Writing down what became of calls, and never twice.
+
+Most outcomes are written in a batch, in the transaction that claims the next deliveries. Three
+things send one through `settle`, alone and from its re-read stream: its row was held by somebody
+else or had moved on, its batch was refused by a guard, or a connection broke so that nobody knows
+whether the commit happened. There the stream decides: if our own event is in it, it is done; if the
+attempt is no longer open, the report becomes evidence and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from deliveries.core import outcomes as o
+from deliveries.core.delivery import Status
+from deliveries.core.stream import Change, Recorded, Stream, advance, replay
+from deliveries.errors import CorruptHistory
+from deliveries.processor.call import Call
+from deliveries.processor.sweep import put_aside
+from deliveries.store.rows import Write
+from deliveries.store.store import Store
+
+_log = logging.getLogger("deliveries")
+
+
+class Summary(msgspec.Struct):
+    """What was done, in numbers of deliveries; `attempted` counts calls of adapters."""
+
+    attempted: int = 0
+    succeeded: int = 0
+    retrying: int = 0
+    """Failed, with another attempt to come."""
+    rescheduled: int = 0
+    """Snoozed or deferred, or released from held."""
+    interrupted: int = 0
+    held: int = 0
+    suppressed: int = 0
+    cancelled: int = 0
+    exhausted: int = 0
+    late: int = 0
+    """Reports that came after their attempt had been closed; kept as evidence."""
+
+    def count(self, change: Change) -> None:
+        """Add one event."""
+        field = _FIELDS.get(change.recorded.type)
+        if field is not None:
+            setattr(self, field, getattr(self, field) + 1)
+
+
+_FIELDS = {
+    "Attempted": "attempted",
+    "Succeeded": "succeeded",
+    "Failed": "retrying",
+    "Rescheduled": "rescheduled",
+    "Interrupted": "interrupted",
+    "Held": "held",
+    "Suppressed": "suppressed",
+    "Cancelled": "cancelled",
+    "Exhausted": "exhausted",
+}
+
+
+class Ledger:
+    """Finished calls on their way into the stream."""
+
+    def __init__(self, store: Store, now: Callable[[], datetime], summary: Summary) -> None:
+        self._store, self._now, self._summary = store, now, summary
+        self.finished: list[Call] = []
+        """To be written with the next batch."""
+        self.alone: list[Call] = []
+        """To be written one by one, from the re-read stream."""
+
+    def __len__(self) -> int:
+        return len(self.finished) + len(self.alone)
+
+    def add(self, call: Call) -> None:
+        """Take the outcome of a call; it is written by the next batch, or alone if it is a lookup."""
+        call.reported = True
+        call.command(self._now())
+        (self.alone if call.is_lookup else self.finished).append(call)
+
+    def batch(self) -> list[tuple[Call, Write]]:
+        """What is ready to be written together."""
+        batch = []
+        for call in self.finished:
+            change = advance(call.stream, call.command(self._now()))
+            if change is not None:
+                batch.append((call, self._store.write_of(change)))
+        return batch
+
+    def written(self, batch: list[tuple[Call, Write]], ids: set[object]) -> list[Change]:
+        """The batch is committed: those not among `ids` are settled alone."""
+        changes = []
+        for call, write in batch:
+            if call.delivery.id in ids:
+                self._summary.count(write.change)
+                changes.append(write.change)
+            else:
+                self.alone.append(call)
+        self.finished.clear()
+        return changes
+
+    def doubt(self) -> None:
+        """Nobody knows what the last transaction did: settle everything alone."""
+        self.alone += self.finished
+        self.finished.clear()
+
+    def settle(self) -> list[Change]:
+        """Write each of `alone` in a transaction of its own; who is locked waits for the next time."""
+        changes = []
+        for call in list(self.alone):
+            try:
+                with self._store.transaction() as connection:
+                    if not self._store.backend.lock(connection, [call.delivery.id], skip_locked=True):
+                        continue
+                    change = self._settle(connection, call)
+            except IntegrityError:
+                _log.exception("delivery %s refuses its outcome; put aside", call.delivery.id)
+                with self._store.transaction() as connection:
+                    put_aside(self._store, connection, [call.delivery.id])
+                change = None
+            self.alone.remove(call)
+            if change is not None:
+                self._summary.count(change)
+                changes.append(change)
+        return changes
+
+    def _settle(self, connection: Connection, call: Call) -> Change | None:
+        history = self._store.histories(connection, [call.delivery.id])[call.delivery.id]
+        try:
+            stream = replay(history)
+        except CorruptHistory as error:
+            _log.error("delivery %s is put aside: its history is corrupt: %s", call.delivery.id, error)
+            put_aside(self._store, connection, [call.delivery.id])
+            return None
+        command = call.command(self._now())
+        if _is_there(history, advance(call.stream, command)):
+            return advance(call.stream, command)
+        change = advance(stream, command)
+        if change is None:
+            self._too_late(connection, call, stream)
+        elif not self._store.backend.append(
+            connection, [self._store.write_of(change)], self._store.deciding_now
+        ):
+            put_aside(self._store, connection, [call.delivery.id])
+            return None
+        return change
+
+    def _too_late(self, connection: Connection, call: Call, stream: Stream) -> None:
+        delivery = stream.delivery
+        if call.is_lookup:
+            if delivery is not None and delivery.status is Status.HELD:
+                self._ask_again(connection, call)
+        elif call.entered and not call.gave_up:
+            self.evidence(connection, call)
+
+    def _ask_again(self, connection: Connection, call: Call) -> None:
+        """The lookup could not tell. Ask later, or leave it to a person."""
+        registration, delivery = call.registration, call.delivery
+        seconds, now, outcome = None, self._now(), call.value
+        if call.lookups < registration.max_lookups:
+            asked = msgspec.structs.replace(delivery, endings=call.lookups - 1)
+            seconds = registration.wait(asked, call.lookups)
+            if isinstance(outcome, o.Snooze):
+                seconds = (outcome.due_at(now) - now).total_seconds()
+        self._store.backend.next_lookup(connection, delivery.id, seconds, self._store.deciding_now)
+
+    def evidence(self, connection: Connection, call: Call) -> None:
+        """Keep a report that came too late: a fact that changes nothing."""
+        said = call.error if call.error is not None else o.outcome_of(call.value)
+        fact = {"attempt": call.delivery.attempt, "said": type(said).__name__}
+        self._store.add_evidence(connection, call.delivery.id, "late_report", fact, self._now())
+        self._summary.late += 1
+
+
+def _is_there(history: list[Recorded], change: Change | None) -> bool:
+    """Whether the stream holds exactly this event already: same predecessor, same bytes."""
+    return change is not None and any(one.digest == change.recorded.digest for one in history)

@@ -1,0 +1,141 @@
+"""Hints that there is work. Polling is the truth: a lost or doubled hint changes nothing.
+
+In this process a committed transaction sets a flag. Between processes on PostgreSQL a background
+thread sends NOTIFY on a connection of its own, after the commit and never inside the caller's
+transaction, where it would serialise commits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+
+CHANNEL = "deliveries"
+_HINT = "deliveries.hint"
+_PAUSE_SECONDS = 0.005
+"""Notifications are sent at most this often: one wakes whoever waits."""
+
+_log = logging.getLogger("deliveries")
+
+
+class Wakeup:
+    """Who wants to know that something was scheduled."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._listeners: frozenset[Callable[[], None]] = frozenset()
+        self._engines: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._due = threading.Event()
+        self._notifier: threading.Thread | None = None
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, which must not block, at every hint."""
+        self._listeners |= {listener}
+
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """No more hints for `listener`."""
+        self._listeners -= {listener}
+
+    def after_commit(self, connection: Connection) -> None:
+        """Hint once `connection` has ended its transaction and gone back to its pool.
+
+        The pool's check-in is the first moment at which the commit is over for sure; a rollback
+        ends there too, and then the hint is merely useless.
+        """
+        connection.info[_HINT] = True
+        if connection.engine.pool not in self._engines:
+            with self._lock:
+                if connection.engine.pool not in self._engines:
+                    self._engines.add(connection.engine.pool)
+                    event.listen(connection.engine.pool, "checkin", self._checkin)
+
+    def hint(self) -> None:
+        """Something is due, here and now."""
+        for listener in self._listeners:
+            listener()
+        if self._engine.dialect.name == "postgresql":
+            self._due.set()
+            if self._notifier is None:
+                self._start_notifier()
+
+    def _checkin(self, dbapi_connection: Any, record: Any) -> None:
+        if record.info.pop(_HINT, None):
+            self.hint()
+
+    def _start_notifier(self) -> None:
+        with self._lock:
+            if self._notifier is None:
+                self._notifier = threading.Thread(
+                    target=_notify,
+                    args=(weakref.ref(self), self._due),
+                    name="deliveries-notify",
+                    daemon=True,
+                )
+                self._notifier.start()
+
+
+def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
+    """Send NOTIFY whenever `due`; ends with its owner, or after a while without work."""
+    while due.wait(60.0):
+        wakeup = owner()
+        if wakeup is None:
+            return
+        due.clear()
+        try:
+            with wakeup._engine.connect() as plain:
+                connection = plain.execution_options(isolation_level="AUTOCOMMIT")
+                connection.exec_driver_sql("SET synchronous_commit = off")
+                connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
+                connection.exec_driver_sql("RESET synchronous_commit")
+        except Exception:
+            _log.debug("a notification was not sent; processors poll", exc_info=True)
+        del wakeup
+        time.sleep(_PAUSE_SECONDS)
+    wakeup = owner()
+    if wakeup is not None:
+        wakeup._notifier = None
+        if due.is_set():
+            wakeup.hint()
+
+
+class Listener(threading.Thread):
+    """Calls `hinted` at every NOTIFY, on a connection of its own. Reconnects for ever."""
+
+    def __init__(self, engine: Engine, hinted: Callable[[], None], url: str | None = None) -> None:
+        super().__init__(name="deliveries-listen", daemon=True)
+        self._engine, self._hinted, self._url = engine, hinted, url
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End within a second."""
+        self._stopping.set()
+        self.join(timeout=3.0)
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with contextlib.closing(self._connect()) as connection:
+                    connection.execute(f"LISTEN {CHANNEL}")
+                    self._hinted()  # what came before we listened
+                    while not self._stopping.is_set():
+                        for _ in connection.notifies(timeout=0.5):
+                            self._hinted()
+            except Exception:
+                _log.debug("listening stopped; the processor polls meanwhile", exc_info=True)
+                self._stopping.wait(1.0)
+
+    def _connect(self) -> Any:
+        import psycopg
+
+        if self._url is not None:
+            return psycopg.connect(self._url, autocommit=True)
+        arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
+        return psycopg.connect(*arguments, **{**options, "autocommit": True})

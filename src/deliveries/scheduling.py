@@ -1,0 +1,182 @@
+"""From a caller's draft to an event, its contents and its row: all checks, and no SQL."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from deliveries.core import commands
+from deliveries.core.events import Scheduled
+from deliveries.core.notes import salted
+from deliveries.core.outcomes import seconds
+from deliveries.core.stream import START, advance
+from deliveries.errors import InvalidAdapter, InvalidPayload, InvalidSchedule
+from deliveries.payload import MAX_PAYLOAD_BYTES, check_text, encode
+from deliveries.registration import Registration, count
+from deliveries.store.rows import Birth, Contents
+
+HORIZON = timedelta(days=3_653)
+"""How far ahead anything can be scheduled: ten years."""
+
+MAX_KEY = 255
+MAX_RECIPIENT = 2_048
+MAX_REASON = 100_000
+MAX_TAGS = 20
+MAX_TAG = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One delivery to be scheduled.
+
+    `payload` is a JSON value, a msgspec Struct or a dataclass. Of `due_at` (an aware datetime) and
+    `delay` (seconds or a timedelta) at most one; neither: due at once. `key`: 1..255 characters,
+    unique per tenant. Keys, tags and ids are kept in events for ever: put no personal data there.
+    """
+
+    payload: Any = None
+    recipient: str | None = None
+    key: str | None = None
+    due_at: datetime | None = None
+    delay: float | timedelta | None = None
+    expires_at: datetime | None = None
+    priority: int = 5
+    max_attempts: int | None = None
+    tags: Sequence[str] = field(default=())
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    tenant: str = ""
+
+
+def prepare(
+    draft: Draft, registration: Registration, now: datetime, max_payload_bytes: int = MAX_PAYLOAD_BYTES
+) -> Birth:
+    """The birth of the delivery that `draft` asks for.
+
+    Raises: InvalidPayload, InvalidSchedule naming the field.
+    """
+    payload = encode(draft.payload, max_payload_bytes)
+    salt = os.urandom(16)
+    recipient = None if draft.recipient is None else text(draft.recipient, "recipient", MAX_RECIPIENT)
+    event = Scheduled(
+        delivery_id=uuid7(),
+        channel=registration.channel,
+        queue=registration.queue,
+        scheduled_at=now,
+        payload_digest=salted(salt, payload.encode()),
+        recipient_digest=None if recipient is None else salted(salt, recipient.encode()),
+        due_at=_due_at(draft, now),
+        expires_at=_instant(draft.expires_at, "expires_at", now),
+        priority=_priority(draft.priority),
+        max_attempts=_max_attempts(draft.max_attempts),
+        tenant=name(draft.tenant, "tenant") or "",
+        key=name(draft.key, "key", empty=False),
+        tags=_tags(draft.tags),
+        correlation_id=name(draft.correlation_id, "correlation_id", empty=False),
+        causation_id=name(draft.causation_id, "causation_id", empty=False),
+    )
+    change = advance(START, commands.Schedule(now=now, scheduled=event))
+    assert change is not None, "a stream that has not begun accepts its first event"
+    return Birth(change, Contents(recipient=recipient, payload=payload, salt=salt))
+
+
+def instant(value: datetime, field: str, now: datetime) -> datetime:
+    """`value` in UTC, aware and at most ten years ahead. Raises: InvalidSchedule."""
+    if not isinstance(value, datetime):
+        raise InvalidSchedule(field, f"a datetime is needed, not {type(value).__name__}")
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise InvalidSchedule(field, "the datetime is naive: give it a time zone, such as UTC")
+    try:
+        moment = value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidSchedule(field, "out of range") from None
+    if moment > now + HORIZON:
+        raise InvalidSchedule(field, f"more than {HORIZON.days} days ahead")
+    return moment
+
+
+def due_in(delay: float | timedelta, field: str, now: datetime) -> datetime:
+    """`now` plus `delay`. Raises: InvalidSchedule."""
+    try:
+        wait = seconds(delay, field)
+    except ValueError as error:
+        raise InvalidSchedule(field, str(error)) from None
+    if wait > HORIZON.total_seconds():
+        raise InvalidSchedule(field, f"more than {HORIZON.days} days ahead")
+    return now + timedelta(seconds=wait)
+
+
+def parse_id(value: object) -> UUID:
+    """A delivery id from a UUID or its text. Raises: InvalidSchedule."""
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(str(value))
+    except (ValueError, AttributeError):
+        raise InvalidSchedule("id", f"{value!r:.80} is no delivery id (a UUID)") from None
+
+
+def _due_at(draft: Draft, now: datetime) -> datetime | None:
+    if draft.delay is None:
+        return _instant(draft.due_at, "due_at", now)
+    if draft.due_at is not None:
+        raise InvalidSchedule("delay", "give due_at or delay, not both")
+    return due_in(draft.delay, "delay", now)
+
+
+def _instant(value: datetime | None, field: str, now: datetime) -> datetime | None:
+    return None if value is None else instant(value, field, now)
+
+
+def _priority(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
+        raise InvalidSchedule("priority", f"an integer from 0 (first) to 9 is needed, not {value!r:.40}")
+    return int(value)
+
+
+def _max_attempts(value: int | None) -> int | None:
+    try:
+        return None if value is None else count(value, "max_attempts", 1)
+    except InvalidAdapter as error:
+        raise InvalidSchedule("max_attempts", str(error)) from None
+
+
+def _tags(value: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, (list, tuple, set, frozenset)):
+        raise InvalidSchedule("tags", "a list of strings is needed")
+    tags = tuple(sorted(value) if isinstance(value, (set, frozenset)) else value)
+    if len(tags) > MAX_TAGS:
+        raise InvalidSchedule("tags", f"{len(tags)} tags are more than {MAX_TAGS}")
+    return tuple(name(tag, "tags", limit=MAX_TAG, empty=False) or "" for tag in tags)
+
+
+def name(value: str | None, field: str, limit: int = MAX_KEY, *, empty: bool = True) -> str | None:
+    """A key, tenant, tag or id: bounded, without control characters."""
+    if value is None:
+        return None
+    found = text(value, field, limit)
+    if not found and not empty:
+        raise InvalidSchedule(field, "must not be empty")
+    if any(unicodedata.category(character) == "Cc" for character in found):
+        raise InvalidSchedule(field, "control characters are not allowed")
+    return found
+
+
+def text(value: str, field: str, limit: int = MAX_REASON) -> str:
+    """`value` if both databases keep it unchanged. Raises: InvalidSchedule, naming `field`."""
+    if not isinstance(value, str):
+        raise InvalidSchedule(field, f"a string is needed, not {type(value).__name__}")
+    if len(value) > limit:
+        raise InvalidSchedule(field, f"{len(value)} characters are more than {limit}")
+    try:
+        check_text(value, field)
+    except InvalidPayload as error:
+        raise InvalidSchedule(field, str(error).partition(": ")[2]) from None
+    return value

@@ -1,0 +1,125 @@
+"""The asynchronous twins: the same acts on an AsyncSession, or off the event loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from deliveries.core.delivery import Delivery
+from deliveries.core.outcomes import Outcome
+from deliveries.core.stream import Recorded
+from deliveries.errors import CallerError
+from deliveries.scheduling import Draft
+
+if TYPE_CHECKING:
+    from deliveries.app import Deliveries
+    from deliveries.audit.explain import Explanation
+    from deliveries.processor.ledger import Summary
+    from deliveries.processor.performed import Performed
+    from deliveries.processor.processor import Processor
+
+T = TypeVar("T")
+AsyncBind = AsyncSession | AsyncConnection
+
+
+class AsyncTwins:
+    """What `Deliveries` offers to asynchronous callers; each method is its twin without the `a`."""
+
+    @property
+    def _sync(self) -> Deliveries:
+        return cast("Deliveries", self)
+
+    async def aschedule(
+        self, session: AsyncBind, channel: str, payload: Any = None, **options: Any
+    ) -> Delivery:
+        """`schedule` in the caller's asynchronous transaction, with any driver."""
+        return await _in(session, lambda bind: self._sync.schedule(bind, channel, payload, **options))
+
+    async def aschedule_many(
+        self, session: AsyncBind, channel: str, drafts: Sequence[Draft]
+    ) -> list[Delivery]:
+        """`schedule_many` in the caller's asynchronous transaction."""
+        return await _in(session, lambda bind: self._sync.schedule_many(bind, channel, drafts))
+
+    async def aget(self, id: UUID | str, *, session: AsyncBind | None = None) -> Delivery:
+        """`get`."""
+        return await _read(session, lambda bind: self._sync.get(id, session=bind))
+
+    async def ahistory(self, id: UUID | str, *, session: AsyncBind | None = None) -> list[Recorded]:
+        """`history`."""
+        return await _read(session, lambda bind: self._sync.history(id, session=bind))
+
+    async def aexplain(self, id: UUID | str, *, session: AsyncBind | None = None) -> Explanation:
+        """`explain`."""
+        return await _read(session, lambda bind: self._sync.explain(id, session=bind))
+
+    async def afind(self, *, session: AsyncBind | None = None, **wanted: Any) -> list[Delivery]:
+        """`find`."""
+        return await _read(session, lambda bind: self._sync.find(session=bind, **wanted))
+
+    async def acancel(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
+        """`cancel`."""
+        return await _in(session, lambda bind: self._sync.cancel(bind, id, **options))
+
+    async def asuppress(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
+        """`suppress`."""
+        return await _in(session, lambda bind: self._sync.suppress(bind, id, **options))
+
+    async def areschedule(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
+        """`reschedule`."""
+        return await _in(session, lambda bind: self._sync.reschedule(bind, id, **options))
+
+    async def aresolve(
+        self, session: AsyncBind, id: UUID | str, outcome: Outcome, **options: Any
+    ) -> Delivery:
+        """`resolve`."""
+        return await _in(session, lambda bind: self._sync.resolve(bind, id, outcome, **options))
+
+    async def aperform(self, id: UUID | str, **options: Any) -> Performed:
+        """`perform`, in a thread: adapters never run on the caller's event loop."""
+        return await asyncio.to_thread(self._sync.perform, id, **options)
+
+    async def adrain(self, queues: Mapping[str, int] | None = None, **settings: Any) -> Summary:
+        """`drain`, in a thread."""
+        return await asyncio.to_thread(self._sync.drain, queues, **settings)
+
+    @asynccontextmanager
+    async def running_async(
+        self, queues: Mapping[str, int] | None = None, **settings: Any
+    ) -> AsyncIterator[Processor]:
+        """`running`: the processor has its own thread and loop, and stops without blocking ours."""
+        processor = self._sync.processor(queues, **settings)
+        processor.start()
+        try:
+            yield processor
+        finally:
+            processor.stop()
+            await asyncio.shield(asyncio.to_thread(processor.join))
+
+    def lifespan(self, asgi_app: object = None) -> AbstractAsyncContextManager[None]:
+        """A processor for as long as an ASGI application lives: `FastAPI(lifespan=app.lifespan)`."""
+        return _lifespan(self._sync)
+
+
+@asynccontextmanager
+async def _lifespan(app: Deliveries) -> AsyncIterator[None]:
+    async with app.running_async():
+        yield
+
+
+async def _in(session: AsyncBind, act: Callable[[Any], T]) -> T:
+    """Run `act` on the synchronous side of the caller's session or connection."""
+    if not isinstance(session, (AsyncSession, AsyncConnection)) and not hasattr(session, "run_sync"):
+        raise CallerError(f"an AsyncSession or AsyncConnection is needed, not {type(session).__name__}")
+    return await session.run_sync(act)
+
+
+async def _read(session: AsyncBind | None, act: Callable[[Any], T]) -> T:
+    if session is None:
+        return await asyncio.to_thread(act, None)
+    return await _in(session, act)
