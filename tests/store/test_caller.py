@@ -33,6 +33,18 @@ def born() -> Birth:
     return birth()
 
 
+@pytest.fixture
+def store_on_sqlite(sqlite_url: str, engines: Callable[..., Engine]) -> Store:
+    return Store(engines(sqlite_url), SystemClock())
+
+
+@pytest.fixture
+def unconfigured(sqlite_url: str) -> Any:
+    engine = create_engine(sqlite_url)
+    yield engine
+    engine.dispose()
+
+
 # -- what is left of it ------------------------------------------------------------------------
 
 
@@ -71,16 +83,15 @@ def test_an_outer_rollback_undoes_a_released_savepoint(store: Store, born: Birth
     assert count(store) == [0, 0, 0]
 
 
-def test_the_harness_would_see_a_row_that_a_rollback_left(sqlite_url: str, born: Birth) -> None:
+def test_the_harness_would_see_a_row_that_a_rollback_left(
+    store_on_sqlite: Store, unconfigured: Engine, born: Birth
+) -> None:
     """Known bad: on an engine left as it is, the savepoint's release commits."""
-    engine = create_engine(sqlite_url)
-    store = Store(engine, SystemClock())
-    with engine.connect() as connection:
+    with unconfigured.connect() as connection:
         with connection.begin_nested():
-            store.schedule(connection, [born])
+            Store(unconfigured, SystemClock()).schedule(connection, [born])
         connection.rollback()
-    assert count(store) == [1, 1, 1]
-    engine.dispose()
+    assert count(store_on_sqlite) == [1, 1, 1]
 
 
 def test_connections_and_sessions_of_every_kind_will_do(store: Store) -> None:
@@ -95,13 +106,6 @@ def test_connections_and_sessions_of_every_kind_will_do(store: Store) -> None:
 
 
 # -- what is refused ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def unconfigured(sqlite_url: str) -> Any:
-    engine = create_engine(sqlite_url)
-    yield engine
-    engine.dispose()
 
 
 def test_an_unconfigured_sqlite_engine_is_refused(unconfigured: Engine) -> None:
@@ -137,14 +141,11 @@ def test_an_autocommit_connection_is_refused_on_postgresql(
         store.caller(session)
 
 
-def test_a_connection_out_of_its_transaction_is_refused_on_sqlite(
-    sqlite_url: str, engines: Callable[..., Engine]
-) -> None:
-    store = Store(engines(sqlite_url), SystemClock())
-    with store.engine.begin() as connection:
+def test_a_connection_out_of_its_transaction_is_refused_on_sqlite(store_on_sqlite: Store) -> None:
+    with store_on_sqlite.engine.begin() as connection:
         connection.exec_driver_sql("COMMIT")  # behind SQLAlchemy's back
         with pytest.raises(EngineNotConfigured, match="autocommit"):
-            store.caller(connection)
+            store_on_sqlite.caller(connection)
 
 
 def test_a_connection_that_was_in_autocommit_once_still_rolls_back(

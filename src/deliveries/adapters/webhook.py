@@ -31,12 +31,12 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import metadata
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 from urllib.parse import unquote
 
 import msgspec
 
-from deliveries.core.delivery import Delivery
+from deliveries.core.delivery import Attempt, Delivery
 from deliveries.core.notes import clean, describe, type_name
 from deliveries.core.outcomes import Cancel, Delivered, Outcome, Retry, Unknown, seconds
 from deliveries.errors import InvalidAdapter
@@ -62,18 +62,6 @@ _HEADER_VALUE = re.compile(r"([!-~]([ -~\t]*[!-~])?)?")  # RFC 9110, 5.5, withou
 _HOST = re.compile(r"(?=.{1,254}\Z)([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?|[0-9a-f.]*:[0-9a-f:.]*")
 _DELTA_SECONDS = re.compile(r"[0-9]{1,10}")
 _DAY = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? ")
-
-
-class Attempt(Protocol):
-    """What the adapter reads of its attempt."""
-
-    @property
-    def number(self) -> int:
-        """Starts at 1."""
-
-    @property
-    def timeout(self) -> float:
-        """Seconds until the processor gives this attempt up."""
 
 
 class Webhook:

@@ -12,13 +12,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Status
+from deliveries.core.notes import type_name
 from deliveries.core.stream import Change, Recorded, Stream, advance, replay
 from deliveries.errors import CorruptHistory
 from deliveries.processor.call import Call
@@ -94,7 +96,7 @@ class Ledger:
                 batch.append((call, self._store.write_of(change)))
         return batch
 
-    def written(self, batch: list[tuple[Call, Write]], ids: set[object]) -> list[Change]:
+    def written(self, batch: list[tuple[Call, Write]], ids: set[UUID]) -> list[Change]:
         """The batch is committed: those not among `ids` are settled alone."""
         changes = []
         for call, write in batch:
@@ -158,7 +160,7 @@ class Ledger:
             if delivery is not None and delivery.status is Status.HELD:
                 self._ask_again(connection, call)
         elif call.entered and not call.gave_up:
-            self.evidence(connection, call)
+            self._keep(connection, call)
 
     def _ask_again(self, connection: Connection, call: Call) -> None:
         """The lookup could not tell. Ask later, or leave it to a person."""
@@ -171,10 +173,20 @@ class Ledger:
                 seconds = (outcome.due_at(now) - now).total_seconds()
         self._store.backend.next_lookup(connection, delivery.id, seconds, self._store.deciding_now)
 
-    def evidence(self, connection: Connection, call: Call) -> None:
+    def late(self, call: Call) -> None:
+        """A call that had timed out came back: its word is evidence."""
+        if call.is_lookup:
+            return
+        try:
+            with self._store.transaction() as connection:
+                self._keep(connection, call)
+        except DBAPIError:
+            _log.warning("a late report of delivery %s was not kept", call.delivery.id, exc_info=True)
+
+    def _keep(self, connection: Connection, call: Call) -> None:
         """Keep a report that came too late: a fact that changes nothing."""
         said = call.error if call.error is not None else o.outcome_of(call.value)
-        fact = {"attempt": call.delivery.attempt, "said": type(said).__name__}
+        fact = {"attempt": call.delivery.attempt, "said": type_name(said)}
         self._store.add_evidence(connection, call.delivery.id, "late_report", fact, self._now())
         self._summary.late += 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from deliveries.errors import CallerError
 
@@ -16,7 +16,7 @@ class Settings:
     """Bounds and intervals of one processor."""
 
     queues: Mapping[str, int] = field(default_factory=dict)
-    """Queue -> calls at a time, at least 1. Other queues are left alone."""
+    """Queue -> calls at a time, at least 1. Other queues are left alone; without any, nothing is claimed."""
     lease: float = 30.0
     """How long a claimed delivery is ours without a heartbeat; at least 0.1."""
     poll: float = 1.0
@@ -33,8 +33,6 @@ class Settings:
     """With a backlog: how long to wait for further outcomes to write together."""
     patience: int = 5
     """Database errors in a row before `drain` gives up."""
-    claims: bool = True
-    """False: only what was handed over is performed."""
 
     def __post_init__(self) -> None:
         for name, limit in self.queues.items():
@@ -57,7 +55,3 @@ class Settings:
     def retry_after(self, failures: int) -> float:
         """Seconds until the next try after so many database errors in a row."""
         return float(min(5.0, 0.05 * 2 ** min(failures, 10)))
-
-    def without_claims(self) -> Settings:
-        """These settings for a processor that only performs what it is handed."""
-        return replace(self, claims=False)

@@ -265,6 +265,8 @@ class DeliveryRecorder(es.ProcessRecorder):
             if connection.dialect.name == "postgresql":
                 options["isolation_level"] = "READ COMMITTED"
             with connection.execution_options(**options).begin():
+                if connection.dialect.name == "sqlite":
+                    sqlite.check(connection)
                 self.store.verify(connection)
                 yield connection
 

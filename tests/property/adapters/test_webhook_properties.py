@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deliveries.adapters.webhook import Webhook, retry_after, target
-from deliveries.core.delivery import Delivery, Status
+from deliveries.core.delivery import Attempt, Delivery, Status
 from deliveries.core.outcomes import Cancel, Delivered, Outcome, Retry
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -31,9 +31,7 @@ instants = st.datetimes(
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loading certificates would take most of the time
 
 
-class Attempt:
-    number = 1
-    timeout = 10.0
+ATTEMPT = Attempt(number=1, is_last=False, timeout=10.0, started_at=NOW)
 
 
 def outcome_of(recipient: str, response: httpx2.Response | Exception) -> Outcome:
@@ -57,7 +55,7 @@ def outcome_of(recipient: str, response: httpx2.Response | Exception) -> Outcome
         due_at=None,
         recipient=recipient,
     )
-    return asyncio.run(Webhook(client=client)(delivery, Attempt()))
+    return asyncio.run(Webhook(client=client)(delivery, ATTEMPT))
 
 
 # -- Retry-After -------------------------------------------------------------------------------

@@ -1,0 +1,187 @@
+"""Taking deliveries: which are ours, under which lease, and what their attempt is bound to.
+
+A claim locks rows and decides `Attempted` for each; it becomes true with the commit of the caller's
+transaction. What cannot be read or cannot start is put aside and stops nobody else.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from deliveries.core import commands as c
+from deliveries.core.delivery import Status
+from deliveries.core.events import Attempted
+from deliveries.core.stream import Change, advance
+from deliveries.processor.call import Call
+from deliveries.processor.now import Now
+from deliveries.processor.settings import Settings
+from deliveries.processor.sweep import put_aside
+from deliveries.registration import Registration
+from deliveries.store.rows import Claimed, Write
+from deliveries.store.store import Store
+
+_log = logging.getLogger("deliveries")
+
+
+class Claims:
+    """What one worker takes from the store, for the slots that it has."""
+
+    def __init__(
+        self,
+        store: Store,
+        registrations: Mapping[str, Registration],
+        worker: str,
+        settings: Settings,
+        now: Now,
+    ) -> None:
+        self._store, self._registrations, self._worker = store, registrations, worker
+        self._settings, self._now = settings, now
+        self._used: Counter[str] = Counter()
+        self.channels: dict[str, list[str]] = {name: [] for name in settings.queues}
+        for registration in registrations.values():
+            if registration.queue in self.channels:
+                self.channels[registration.queue].append(registration.channel)
+        self.with_lookup = [
+            one.channel for one in registrations.values() if one.lookup and one.queue in self.channels
+        ]
+
+    # -- slots ---------------------------------------------------------------------------------
+
+    def occupy(self, calls: Iterable[Call]) -> None:
+        """These calls run: each takes a slot of its queue."""
+        self._used.update(call.registration.queue for call in calls)
+
+    def release(self, call: Call) -> None:
+        """This call runs no more."""
+        self._used[call.registration.queue] -= 1
+
+    def free(self) -> dict[str, int]:
+        """Queue -> slots that are free; queues without any left out."""
+        return {
+            name: limit - self._used[name]
+            for name, limit in self._settings.queues.items()
+            if self.channels[name] and limit > self._used[name]
+        }
+
+    # -- attempts ------------------------------------------------------------------------------
+
+    def claim(
+        self, connection: Connection, free: Mapping[str, int], cutoff: datetime | None = None
+    ) -> tuple[list[tuple[Claimed, Change]], bool]:
+        """Lock due deliveries for the `free` slots and decide their start.
+
+        Returns them, and whether some queue gave all it was asked for, so that there may be more.
+        """
+        starts: list[tuple[Claimed, Change]] = []
+        full = False
+        for name, slots in free.items():
+            claimed = self._store.backend.claim(
+                connection, name, self.channels[name], slots, self._store.deciding_now, cutoff
+            )
+            full = full or len(claimed) == slots
+            for one in claimed:
+                change = self._decide(connection, one)
+                if change is not None:
+                    starts.append((one, change))
+        return starts, full
+
+    def write(self, change: Change) -> Write:
+        """`change` under our lease, if it starts an attempt."""
+        seconds = self._settings.lease if isinstance(change.event, Attempted) else None
+        return self._store.write_of(change, lease_owner=self._worker, lease_seconds=seconds)
+
+    def call(self, change: Change) -> Call:
+        """The attempt that `change` started, once it is committed."""
+        return Call(
+            stream=change.stream,
+            registration=self._registrations[change.after.channel],
+            started_at=change.recorded.recorded_at,
+            lease_until=time.monotonic() + self._settings.lease - self._settings.lease_margin,
+        )
+
+    def start(self, id: UUID) -> Change | None:
+        """Start one delivery in a transaction of its own; None where it is not due, or not free."""
+        with self._store.transaction() as connection:
+            one = self._store.claimed(connection, id)
+            if one is None or (one.problem is None and not _is_due(one)):
+                return None
+            change = self._decide(connection, one)
+            if change is None:
+                return None
+            ids = self._store.backend.append(connection, [self.write(change)], self._store.deciding_now)
+        return change if id in ids else None
+
+    def isolate(self, ids: Iterable[UUID]) -> list[Change]:
+        """A guard refused a batch: start these one by one, and put aside the one that is refused."""
+        started = []
+        for id in ids:
+            try:
+                change = self.start(id)
+            except IntegrityError:
+                _log.exception("delivery %s refuses its attempt; put aside", id)
+                with self._store.transaction() as connection:
+                    put_aside(self._store, connection, [id])
+            else:
+                started += [change] if change is not None else []
+        return started
+
+    def _decide(self, connection: Connection, one: Claimed) -> Change | None:
+        self._now.told(one.now)
+        problem = one.problem
+        if problem is None:
+            rules = self._registrations[one.delivery.channel].rules(one.delivery)
+            change = advance(one.stream, c.Start(now=one.now, worker=self._worker, rules=rules))
+            if change is not None:
+                return change
+            problem = f"it is {one.delivery.status}"
+        _log.error("delivery %s cannot start: %s", one.id, problem)
+        put_aside(self._store, connection, [one.id])
+        return None
+
+    # -- lookups -------------------------------------------------------------------------------
+
+    def lookups(self) -> list[Call]:
+        """Held deliveries whose provider is to be asked now, for the slots that are free."""
+        room = sum(self.free().values())
+        if not self.with_lookup or room <= 0:
+            return []
+        timeouts = [self._registrations[channel].timeout_seconds for channel in self.with_lookup]
+        lease = max(timeouts) + self._settings.lease
+        with self._store.transaction() as connection:
+            due = self._store.backend.claim_lookups(
+                connection, self.with_lookup, room, lease, self._store.deciding_now
+            )
+            streams = self._store.streams(connection, [one for one in due if one.problem is None])
+        return [
+            Call(
+                stream=stream,
+                registration=self._registrations[one.delivery.channel],
+                started_at=one.now,
+                lease_until=time.monotonic() + lease,
+                lookups=one.lookups,
+            )
+            for one, stream in streams
+        ]
+
+    def orphans(self, known: Sequence[UUID]) -> list[Change]:
+        """Give back attempts that were started in our name by a commit whose answer was lost."""
+        with self._store.transaction() as connection:
+            changes = [
+                self._store.command(connection, id, lambda now: c.GiveBack(now=now))
+                for id in self._store.owned(connection, self._worker)
+                if id not in known
+            ]
+        return [change for change in changes if change is not None]
+
+
+def _is_due(one: Claimed) -> bool:
+    delivery = one.delivery
+    return delivery.status is Status.PENDING and (delivery.due_at is None or delivery.due_at <= one.now)

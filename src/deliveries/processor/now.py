@@ -1,0 +1,38 @@
+"""The deciding clock's present, without asking for it each time."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+from deliveries.store.store import Store
+
+
+class Now:
+    """The database's time when it last told us, and what elapsed since by a clock that never jumps.
+
+    So a worker whose wall clock is an hour off writes the same times as everybody else.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._base: tuple[datetime, float] | None = None
+
+    def __call__(self) -> datetime:
+        """The present, UTC."""
+        deciding = self._store.deciding_now
+        if deciding is not None:
+            return deciding
+        base, at = self._base or (self.ask(), time.monotonic())
+        return base + timedelta(seconds=time.monotonic() - at)
+
+    def told(self, now: datetime) -> None:
+        """The database has just said what time it is."""
+        self._base = (now, time.monotonic())
+
+    def ask(self) -> datetime:
+        """Ask the database."""
+        with self._store.reading() as connection:
+            now = self._store.now(connection)
+        self.told(now)
+        return now
