@@ -103,8 +103,10 @@ class Deliveries(AsyncTwins):
         def register(function: F) -> F:
             if channel in self._registrations:
                 raise InvalidAdapter(f"channel {channel!r} has an adapter already")
+            told = getattr(function, "effect", None)  # a ready-made adapter may know its own
+            given = {"effect": told, **options} if isinstance(told, str) else options
             try:
-                registration = Registration(channel=channel, function=function, **options)
+                registration = Registration(channel=channel, function=function, **given)
             except TypeError as error:
                 raise InvalidAdapter(f"adapter {channel!r}: {error}") from None
             self._registrations[channel] = registration

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 from sqlalchemy import Engine
 
 from deliveries.core.codec import instant
@@ -123,9 +124,7 @@ def test_only_what_is_pending(acts: Acts, clock: StoppedClock) -> None:
 
 
 def told(acts: Acts, life: Any) -> UUID:
-    id = acts.schedule(
-        **{name: getattr(life.scheduled, name) for name in scheduled_event().__struct_fields__}
-    )
+    id = acts.schedule(**structs.asdict(life.scheduled))
     for command in life.commands[1:]:
         acts.do(id, command)
     return id

@@ -23,14 +23,10 @@ query, and at many receivers the path too, are secrets.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib import metadata
 from typing import Final, Literal
 from urllib.parse import unquote
 
@@ -46,6 +42,8 @@ try:
 except ModuleNotFoundError as missing:
     raise ImportError("webhooks need httpx2: pip install 'deliveries[http]'") from missing
 
+from deliveries.adapters.http import Clients, Unspoken, agent, flaw_of, origin, retry_after, target
+
 HEADROOM: Final = 0.1
 """Share of an attempt's timeout kept back, at most half a second, so that our verdict is first."""
 
@@ -57,11 +55,6 @@ _NEVER_SENT: Final = (
     httpx2.PoolTimeout,
     httpx2.ProxyError,
 )
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
-_HEADER_VALUE = re.compile(r"([!-~]([ -~\t]*[!-~])?)?")  # RFC 9110, 5.5, without obs-text
-_HOST = re.compile(r"(?=.{1,254}\Z)([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?|[0-9a-f.]*:[0-9a-f:.]*")
-_DELTA_SECONDS = re.compile(r"[0-9]{1,10}")
-_DAY = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? ")
 
 
 class Webhook:
@@ -108,7 +101,7 @@ class Webhook:
         client: Callable[[], httpx2.AsyncClient] | None = None,
     ) -> None:
         self._trust_env = trust_env
-        self._clients = _Clients(client or self._new_client)
+        self._clients = Clients(client or self._new_client)
         self._max_bytes, self._excerpt_chars = max_response_bytes, receipt_chars
         self._own, self.effect = dict(headers or {}), effect
         try:
@@ -116,7 +109,7 @@ class Webhook:
             self._timeout = seconds(timeout, "timeout")
             self._connect_timeout = seconds(connect_timeout, "connect_timeout")
             self._max_retry_after = seconds(max_retry_after, "max_retry_after")
-            flaw = _flaw(self._own)
+            flaw = flaw_of(self._own)
         except (ValueError, TypeError) as error:
             raise InvalidAdapter(str(error)) from None
         if not self._timeout or not self._connect_timeout:
@@ -143,7 +136,7 @@ class Webhook:
         sending = False
         try:
             headers = self._headers(delivery, attempt, body)
-            if flaw := _flaw(headers):
+            if flaw := flaw_of(headers):
                 return Cancel(f"the request cannot be made: {flaw}")
             client = await self._clients.get()
             sending = True
@@ -158,7 +151,7 @@ class Webhook:
 
     def _headers(self, delivery: Delivery, attempt: Attempt, body: bytes) -> Mapping[str, str]:
         """All headers of the request; a signature over `body` goes here."""
-        headers = httpx2.Headers({"Content-Type": "application/json", "User-Agent": _agent()})
+        headers = httpx2.Headers({"Content-Type": "application/json", "User-Agent": agent()})
         headers.update(self._own)
         headers.update(
             {
@@ -194,11 +187,11 @@ class Webhook:
         try:
             async with asyncio.timeout(limit):
                 request = client.build_request("POST", url, headers=headers, content=body, timeout=timeout)
-                request.url = _Unspoken(request.url)
+                request.url = Unspoken(request.url)
                 response = await client.send(request, stream=True, follow_redirects=False)
                 answer = await self._read(response)
         except TimeoutError:
-            return self._again(f"no complete answer from {_origin(url)} within {limit:.3g} s")
+            return self._again(f"no complete answer from {origin(url)} within {limit:.3g} s")
         return self._judge(response, self._told(url, answer, self._excerpt_chars))
 
     async def _read(self, response: httpx2.Response) -> str:
@@ -223,7 +216,7 @@ class Webhook:
         if 200 <= status < 300:
             return Delivered({"status": status, "body": excerpt} if excerpt else {"status": status})
         phrase = httpx2.codes.get_reason_phrase(status)
-        text = f"HTTP {status} {phrase}".strip() + f" from {_origin(response.request.url)}"
+        text = f"HTTP {status} {phrase}".strip() + f" from {origin(response.request.url)}"
         if 300 <= status < 400:
             return Cancel(f"{text}: not followed, the recipient must be the final address")
         text += f": {excerpt}" if excerpt else ""
@@ -241,7 +234,7 @@ class Webhook:
     def _broken(self, url: httpx2.URL, error: Exception) -> str:
         name, text = type_name(error), describe(error)
         silent = text.startswith(f"{name}(")  # its repr, for want of a text
-        return f"{name} from {_origin(url)}" + ("" if silent else f": {self._told(url, text, 200)}")
+        return f"{name} from {origin(url)}" + ("" if silent else f": {self._told(url, text, 200)}")
 
     def _told(self, url: httpx2.URL, text: str, limit: int) -> str:
         """`text`, which the other side may have chosen, without what it can echo of our secrets."""
@@ -251,123 +244,3 @@ class Webhook:
             if len(secret) >= 4:  # a shorter one would be found everywhere
                 text = text.replace(secret, "[redacted]")
         return clean(text, limit) if limit else ""
-
-
-class _Clients:
-    """One client per event loop, made on first use and closed with the loop.
-
-    Sockets belong to the loop that opened them. Each client lives in an asynchronous generator,
-    since these a loop's runner closes (`shutdown_asyncgens`) while the loop can still run; a loop
-    closed without that leaves its sockets to the garbage collector.
-    """
-
-    def __init__(self, new: Callable[[], httpx2.AsyncClient]) -> None:
-        self._new = new
-        self._open: dict[
-            asyncio.AbstractEventLoop,
-            tuple[httpx2.AsyncClient, AsyncGenerator[httpx2.AsyncClient]],
-        ] = {}
-
-    async def get(self) -> httpx2.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if loop not in self._open:
-            for dead in [known for known in tuple(self._open) if known.is_closed()]:
-                self._open.pop(dead, None)
-            life = self._life(loop)
-            # Nothing in `_life` waits before its yield, so no other task comes in between.
-            self._open[loop] = (await anext(life), life)
-        return self._open[loop][0]
-
-    async def _life(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[httpx2.AsyncClient]:
-        client = self._new()
-        client.event_hooks["response"].append(_stay)
-        try:
-            yield client
-        finally:
-            self._open.pop(loop, None)
-            await client.aclose()
-
-    async def aclose(self) -> None:
-        held = self._open.get(asyncio.get_running_loop())
-        if held is not None:
-            await held[1].aclose()
-
-
-async def _stay(response: httpx2.Response) -> None:
-    """Forget where a redirect leads: httpx2 would build the next request, and fail at odd places."""
-    response.headers.pop("location", None)
-
-
-class _Unspoken(httpx2.URL):
-    """Prints as its origin: httpx2 logs the URL of every request, at INFO."""
-
-    def __str__(self) -> str:
-        return _origin(self)
-
-
-def target(address: str) -> httpx2.URL:
-    """`address` as an absolute http or https URL with a host that a resolver would take.
-
-    Raises: ValueError, repeating no part of the address.
-    """
-    try:
-        url = httpx2.URL(address)
-        resolvable = url.host and _HOST.fullmatch(url.raw_host.decode())
-    except (httpx2.InvalidURL, ValueError, TypeError):
-        raise ValueError("the address is not a URL") from None
-    if url.scheme not in ("http", "https"):
-        raise ValueError("the address is not an http or https URL")
-    if not resolvable:
-        raise ValueError("the address has no valid host")
-    if url.port is not None and not 1 <= url.port <= 65_535:
-        raise ValueError("the address has no valid port")
-    return url
-
-
-def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that `Retry-After` asks to wait (RFC 9110, section 10.2.3); None if it says nothing.
-
-    Both forms count: delta-seconds of at most ten digits, and an HTTP-date (section 5.6.7), taken
-    against the answer's own `Date` where it has one, so that no clock but the sender's matters.
-    Anything else, zero and the past say nothing: the backoff decides.
-    """
-    value = headers.get("retry-after", "").strip()
-    if _DELTA_SECONDS.fullmatch(value):
-        wait = float(value)
-    elif (until := _http_date(value)) is not None:
-        wait = (until - (_http_date(headers.get("date", "")) or now)).total_seconds()
-    else:
-        return None
-    return wait if wait > 0 else None
-
-
-def _http_date(value: str) -> datetime | None:
-    if len(value) > 40 or not _DAY.match(value):
-        return None
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
-
-
-def _flaw(headers: Mapping[str, str]) -> str | None:
-    """What keeps HTTP from carrying `headers`, never repeating a value; None if nothing does."""
-    for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            return f"{name!r} is no header name"
-        if not _HEADER_VALUE.fullmatch(value):
-            return f"the value of header {name} cannot be sent"
-    return None
-
-
-def _origin(url: httpx2.URL) -> str:
-    return f"{url.scheme}://{url.netloc.decode()}"
-
-
-@cache
-def _agent() -> str:
-    try:
-        return f"deliveries/{metadata.version('deliveries')}"
-    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
-        return "deliveries/0"

@@ -1,8 +1,7 @@
-"""The store: transactions, reading streams, and the domain's acts on them."""
+"""The store: transactions, whose time it is, and the domain's acts on streams and rows."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -10,8 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from msgspec import structs
-from sqlalchemy import Connection, Engine, exists, insert, inspect, select, text, tuple_, update
+from sqlalchemy import Connection, Engine, exists, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session
 
@@ -19,66 +17,38 @@ from deliveries import sqlite
 from deliveries.clock import Clock
 from deliveries.core import commands
 from deliveries.core.codec import GENESIS, digest
-from deliveries.core.delivery import Delivery
 from deliveries.core.events import Held
-from deliveries.core.stream import Change, Recorded, Stream, advance, replay
+from deliveries.core.stream import Change, advance, replay
 from deliveries.errors import (
     CallerError,
     ConcurrentChange,
     ConcurrentSchedule,
-    CorruptHistory,
     DeliveryNotFound,
     EngineNotConfigured,
-    SchemaMissing,
-    SchemaTooNew,
-    StoreError,
 )
-from deliveries.store.ddl import install
+from deliveries.store import migration
 from deliveries.store.postgresql import PostgreSQL
-from deliveries.store.rows import (
-    CLAIM_COLUMNS,
-    DELIVERY_COLUMNS,
-    Backend,
-    Birth,
-    Claimed,
-    Contents,
-    Write,
-    claimed_of,
-    delivery_of,
-    with_contents,
-)
-from deliveries.store.schema import (
-    SCHEMA_VERSION,
-    Instant,
-    contents,
-    deliveries,
-    events,
-    evidence,
-    metadata,
-    notes,
-    schema,
-)
+from deliveries.store.reading import Reading
+from deliveries.store.rows import CLAIM_COLUMNS, Backend, Birth, Claimed, Write, claimed_of
+from deliveries.store.schema import Instant, contents, deliveries, evidence
 from deliveries.store.sqlite import SQLite
 
 BACKENDS: dict[str, type[Backend]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
-_log = logging.getLogger("deliveries")
-
-KEYS_PER_STATEMENT = 500
-"""Pairs of tenant and key in one look-up."""
-
-_SCHEMA_LOCK = 0x64656C69  # "deli": serialises create_schema on PostgreSQL
 _DATABASE_NOW = text("SELECT statement_timestamp() AS now").columns(now=Instant())
 _SERIALIZATION_FAILURES = {"40001", "40P01"}
 
 
-class Store:
+class Store(Reading):
     """One database: an engine, the statements of its dialect, and a clock."""
 
     def __init__(self, engine: Engine, clock: Clock) -> None:
         if engine.dialect.name not in BACKENDS:
             raise CallerError(f"deliveries works on SQLite and PostgreSQL, not {engine.dialect.name}")
         self.engine = engine
+        # The statements are written for READ COMMITTED, whatever the engine's default is.
+        committed = {"isolation_level": "READ COMMITTED"} if engine.dialect.name == "postgresql" else {}
+        self._own = engine.execution_options(**committed)
         self.clock = clock
         self.backend: Backend = BACKENDS[engine.dialect.name]()
         self._clock_decides = clock.authoritative or engine.dialect.name == "sqlite"
@@ -89,14 +59,14 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A write transaction of ours; commits at the end, rolls back on any exception."""
-        with self.engine.begin() as connection:
+        with self._own.begin() as connection:
             self._check(connection)
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads."""
-        with self.engine.connect() as connection:
+        with self._own.connect() as connection:
             reader = connection.execution_options(**{sqlite.READ_ONLY: True})
             reader.begin()
             self._check(reader)
@@ -142,51 +112,22 @@ class Store:
         now: datetime = connection.execute(_DATABASE_NOW).scalar_one()
         return now
 
-    # -- schema --------------------------------------------------------------------------------
-
     def create_schema(self) -> None:
         """Create what is missing. Idempotent, and safe to run from many processes at once.
 
         Raises: SchemaTooNew.
         """
-        with self.engine.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-            if self._schema_version(connection) == SCHEMA_VERSION:
-                return
-            metadata.create_all(connection)
-            install(connection)
-            row = {"version": SCHEMA_VERSION, "created_at": self.clock.now()}
-            connection.execute(insert(schema), row)
+        with self._own.begin() as connection:
+            migration.upgrade(connection, self.clock.now())
 
     def verify(self, connection: Connection) -> None:
         """Check once that the schema is there and known.
 
         Raises: SchemaMissing, SchemaTooNew, StoreError.
         """
-        if self._verified:
-            return
-        if self._schema_version(connection) is None:
-            raise SchemaMissing
-        if connection.dialect.name == "postgresql":
-            cached = connection.exec_driver_sql(
-                "SELECT seqcache FROM pg_sequence WHERE seqrelid = "
-                "pg_get_serial_sequence('delivery_events', 'position')::regclass"
-            ).scalar()
-            if cached != 1:
-                raise StoreError(
-                    "the sequence of delivery_events.position must keep CACHE 1, or readers of the "
-                    f"event log would miss events; it has CACHE {cached}"
-                )
-        self._verified = True
-
-    def _schema_version(self, connection: Connection) -> int | None:
-        if not inspect(connection).has_table(schema.name):
-            return None
-        version = connection.scalar(select(schema.c.version).order_by(schema.c.version.desc()))
-        if version is not None and version > SCHEMA_VERSION:
-            raise SchemaTooNew(version, SCHEMA_VERSION)
-        return version
+        if not self._verified:
+            migration.verify(connection)
+            self._verified = True
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -277,22 +218,6 @@ class Store:
         )
         return claimed_of(connection.execute(statement).one(), self.now(connection))
 
-    def lease_until(self, connection: Connection, id: UUID) -> datetime | None:
-        """When the lease of an open attempt ends."""
-        until: datetime | None = connection.scalar(
-            select(deliveries.c.lease_until).where(deliveries.c.id == id)
-        )
-        return until
-
-    def owned(self, connection: Connection, worker: str) -> list[UUID]:
-        """The open attempts that carry this worker's lease."""
-        statement = select(deliveries.c.id).where(
-            deliveries.c.lease_owner == worker,
-            deliveries.c.status == "attempting",
-            deliveries.c.lease_until.is_not(None),
-        )
-        return list(connection.scalars(statement))
-
     def anything_due(self, connection: Connection, queues: Sequence[str]) -> bool:
         """Whether a claim would find something; a question that takes no lock."""
         statement = select(
@@ -303,123 +228,6 @@ class Store:
             )
         )
         return bool(connection.scalar(statement))
-
-    # -- reading -------------------------------------------------------------------------------
-
-    def histories(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, list[Recorded]]:
-        """The streams of `ids`, oldest event first; an unknown id has an empty one."""
-        found: dict[UUID, list[Recorded]] = {id: [] for id in ids}
-        statement = (
-            select(events, notes.c.text)
-            .outerjoin(
-                notes,
-                (notes.c.delivery_id == events.c.delivery_id) & (notes.c.version == events.c.version),
-            )
-            .where(events.c.delivery_id.in_(ids))
-            .order_by(events.c.delivery_id, events.c.version)
-        )
-        for row in connection.execute(statement):
-            found[row.delivery_id].append(
-                Recorded(
-                    delivery_id=row.delivery_id,
-                    version=row.version,
-                    type=row.type,
-                    schema_version=row.schema_version,
-                    recorded_at=row.recorded_at,
-                    body=row.body,
-                    digest=row.digest,
-                    position=row.position,
-                    note=row.text,
-                )
-            )
-        return found
-
-    def streams(self, connection: Connection, found: Sequence[Claimed]) -> list[tuple[Claimed, Stream]]:
-        """The streams behind claimed rows, with their contents; those that make no sense left out."""
-        histories = self.histories(connection, [one.id for one in found])
-        streams = []
-        for one in found:
-            try:
-                stream = replay(histories[one.id])
-            except CorruptHistory as error:
-                _log.error("delivery %s: its history is corrupt: %s", one.id, error)
-                continue
-            if stream.delivery is not None:
-                delivery = structs.replace(
-                    stream.delivery, recipient=one.delivery.recipient, payload=one.delivery.payload
-                )
-                streams.append((one, structs.replace(stream, delivery=delivery)))
-        return streams
-
-    def history(self, connection: Connection, id: UUID) -> list[Recorded]:
-        """The stream of one delivery. Raises: DeliveryNotFound."""
-        history = self.histories(connection, [id])[id]
-        if not history:
-            raise DeliveryNotFound(id)
-        return history
-
-    def contents(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Contents | None]:
-        """What stands beside these deliveries; None where it was erased."""
-        found: dict[UUID, Contents | None] = dict.fromkeys(ids)
-        statement = select(contents).where(contents.c.delivery_id.in_(ids))
-        for row in connection.execute(statement):
-            if row.salt is not None:
-                found[row.delivery_id] = Contents(recipient=row.recipient, payload=row.payload, salt=row.salt)
-        return found
-
-    def get(self, connection: Connection, id: UUID) -> Delivery:
-        """The delivery, folded from its events, with its contents. Raises: DeliveryNotFound."""
-        delivery = replay(self.history(connection, id)).delivery
-        assert delivery is not None
-        return self.furnished(connection, delivery)
-
-    def furnished(self, connection: Connection, delivery: Delivery) -> Delivery:
-        """`delivery` with its contents."""
-        beside = self.contents(connection, [delivery.id])[delivery.id]
-        if beside is None:
-            return delivery
-        return with_contents(delivery, beside.recipient, beside.payload)
-
-    def by_key(
-        self, connection: Connection, keys: Sequence[tuple[str, str]]
-    ) -> dict[tuple[str, str], tuple[Delivery, Contents | None]]:
-        """(tenant, key) -> the delivery it belongs to and what stands beside it, None once erased."""
-        found: dict[tuple[str, str], tuple[Delivery, Contents | None]] = {}
-        for start in range(0, len(keys), KEYS_PER_STATEMENT):
-            statement = (
-                select(*DELIVERY_COLUMNS, contents.c.recipient, contents.c.payload, contents.c.salt)
-                .outerjoin(contents, contents.c.delivery_id == deliveries.c.id)
-                .where(
-                    tuple_(deliveries.c.tenant, deliveries.c.key).in_(
-                        keys[start : start + KEYS_PER_STATEMENT]
-                    )
-                )
-            )
-            for row in connection.execute(statement):
-                delivery = with_contents(delivery_of(row), row.recipient, row.payload)
-                beside = Contents(recipient=row.recipient, payload=row.payload, salt=row.salt)
-                found[row.tenant, row.key] = (delivery, None if row.salt is None else beside)
-        return found
-
-    def find(self, connection: Connection, limit: int, **wanted: str | None) -> list[Delivery]:
-        """Deliveries whose columns have these values (None: any), newest first, from the projection."""
-        statement = select(*DELIVERY_COLUMNS).order_by(deliveries.c.id.desc()).limit(limit)
-        for name, value in wanted.items():
-            if value is not None:
-                statement = statement.where(deliveries.c[name] == value)
-        return [delivery_of(row) for row in connection.execute(statement)]
-
-    def evidence(self, connection: Connection, id: UUID) -> list[tuple[str, datetime, Any]]:
-        """(kind, recorded at, fact) of one delivery, oldest first."""
-        statement = (
-            select(evidence.c.kind, evidence.c.recorded_at, evidence.c.body)
-            .where(evidence.c.delivery_id == id)
-            .order_by(evidence.c.sequence)
-        )
-        return [
-            (row.kind, row.recorded_at, msgspec.json.decode(row.body))
-            for row in connection.execute(statement)
-        ]
 
 
 def _is_serialization_failure(error: DBAPIError) -> bool:

@@ -74,9 +74,7 @@ def test_a_custom_policy_sees_the_ending_and_the_error() -> None:
     assert seen == [(3, error), (4, None)]
 
 
-@pytest.mark.parametrize(
-    "answer", [-1, float("nan"), float("inf"), None, "5", True, timedelta(-1), 10**400]
-)
+@pytest.mark.parametrize("answer", [-1, float("nan"), float("inf"), None, "5", True, timedelta(-1), 10**400])
 def test_a_custom_policy_that_answers_no_duration_is_told_so(answer: object) -> None:
     backoff = Backoff.custom(lambda endings, error: answer)  # type: ignore[arg-type,return-value]
     with pytest.raises(ValueError, match="backoff"):

@@ -62,6 +62,16 @@ def test_a_crash_counts_on_the_attempts() -> None:
     ).then(e.Exhausted(cause="attempts", attempt=2))
 
 
+def test_budgets_count_endings_not_attempt_numbers() -> None:
+    """Attempt 3, but the first ending that counts: a snooze and a give-back came before."""
+    history = given(scheduled(), attempted(1), snoozed(1), attempted(2), given_back(2))
+    limits = {"max_attempts": 2, "max_interruptions": 2, "max_snoozes": 2}
+    third = history.when(start(**limits)).then(attempted(3, **limits))
+    third.when(report(3, o.Retry())).then(failed(3))
+    third.when(interrupt(3)).then(crashed(3))
+    third.when(report(3, o.Snooze(60))).then(snoozed(3))
+
+
 def test_a_failure_after_a_crash_counts_both() -> None:
     given(scheduled(), attempted(1), crashed(1), attempted(2, max_attempts=2)).when(
         report(2, o.Retry())

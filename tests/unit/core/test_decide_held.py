@@ -52,9 +52,7 @@ def released(due: float, attempt: int = 1, **fields: object) -> e.Rescheduled:
     ids=lambda command: type(command).__name__,
 )
 def test_held_is_left_alone(command: Command) -> None:
-    given(scheduled(expires_at=at(10)), attempted(1, **PLENTY), held(1)).when(
-        command
-    ).then_nothing_happened()
+    given(scheduled(expires_at=at(10)), attempted(1, **PLENTY), held(1)).when(command).then_nothing_happened()
 
 
 @BOTH
@@ -105,9 +103,9 @@ def test_lookup_keeps_to_the_interruptions() -> None:
 
 def test_an_unknown_outcome_is_no_interruption() -> None:
     limits = PLENTY | {"max_interruptions": 1}
-    given(scheduled(), attempted(1, **limits), held(1, "timeout")).when(
-        resolve(o.NotDone(), "lookup")
-    ).then(released(60))
+    given(scheduled(), attempted(1, **limits), held(1, "timeout")).when(resolve(o.NotDone(), "lookup")).then(
+        released(60)
+    )
 
 
 def test_a_person_who_asks_for_one_more_attempt_gets_it() -> None:
@@ -178,9 +176,7 @@ def test_the_held_attempt_is_the_latest() -> None:
     "outcome", [o.Delivered(), o.NotDone(), o.Retry(), o.Cancel(), o.Discard(), o.Suppress()], ids=repr
 )
 @pytest.mark.parametrize("attempt", [0, 1, 3])
-def test_an_answer_about_another_attempt_resolves_nothing(
-    by: str, outcome: o.Outcome, attempt: int
-) -> None:
+def test_an_answer_about_another_attempt_resolves_nothing(by: str, outcome: o.Outcome, attempt: int) -> None:
     """A late "not done" about attempt 1 must not release attempt 2, which may have happened."""
     history = given(
         scheduled(), attempted(1, **PLENTY), held(1), released(0), attempted(2, **PLENTY), held(2)

@@ -73,9 +73,7 @@ def test_a_later_attempt_keeps_to_the_deadline_too() -> None:
 
 @pytest.mark.parametrize("late", [0, 3600])
 def test_the_sweep_ends_a_pending_delivery_past_its_deadline(late: float) -> None:
-    given(scheduled(expires_at=at(10))).when(c.Expire(now=at(10 + late))).then(
-        e.Exhausted(cause="deadline")
-    )
+    given(scheduled(expires_at=at(10))).when(c.Expire(now=at(10 + late))).then(e.Exhausted(cause="deadline"))
 
 
 def test_the_sweep_leaves_a_delivery_before_its_deadline_alone() -> None:
@@ -106,9 +104,7 @@ def test_a_policy_defers() -> None:
 
 
 def test_deferring_into_the_past_means_now() -> None:
-    given(scheduled()).when(c.Defer(now=NOW, until=at(-60))).then(
-        e.Rescheduled(due_at=NOW, cause="deferred")
-    )
+    given(scheduled()).when(c.Defer(now=NOW, until=at(-60))).then(e.Rescheduled(due_at=NOW, cause="deferred"))
 
 
 def test_deferring_again_and_again_spends_no_budget() -> None:

@@ -133,6 +133,13 @@ def test_unknown_counts_as_a_failure_where_the_channel_retries() -> None:
     )
 
 
+def test_what_an_adapter_raised_where_unknown_is_retried_is_no_mere_error() -> None:
+    """An unsafe adapter's exception came in as Unknown: whether it happened stays in doubt."""
+    attempting(on_unknown="retry").when(report(1, o.Unknown(), cause="error")).then(
+        e.Failed(attempt=1, due_at=at(60), cause="unknown")
+    )
+
+
 def test_unknown_waits_for_a_person_where_the_channel_holds() -> None:
     command = report(1, o.Unknown("reset"), cause="unknown", error_type="ConnectionError", note=NOTE)
     attempting(on_unknown="hold").when(command).then(
@@ -156,9 +163,7 @@ def test_what_an_unsafe_adapter_raised_is_held_with_its_cause(cause: str, on_unk
 
 @pytest.mark.parametrize("on_unknown", ["hold", "lookup"])
 def test_a_returned_retry_asserts_that_nothing_happened(on_unknown: str) -> None:
-    attempting(on_unknown=on_unknown).when(report(1, o.Retry("503"))).then(
-        e.Failed(attempt=1, due_at=at(60))
-    )
+    attempting(on_unknown=on_unknown).when(report(1, o.Retry("503"))).then(e.Failed(attempt=1, due_at=at(60)))
 
 
 @pytest.mark.parametrize("outcome", [o.NotDone(), o.Outcome("no kind of its own")], ids=repr)
@@ -196,9 +201,7 @@ def test_the_second_report_of_an_attempt_comes_too_late(outcome: o.Outcome) -> N
 
 def test_a_late_success_does_not_touch_the_attempt_that_runs_now() -> None:
     history = given(scheduled(), attempted(1), e.Interrupted(attempt=1, due_at=NOW), attempted(2))
-    history.when(report(1, o.Delivered())).then_nothing_happened().when(report(2, o.Retry())).then(
-        failed(2)
-    )
+    history.when(report(1, o.Delivered())).then_nothing_happened().when(report(2, o.Retry())).then(failed(2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""Reading: streams, what stands beside them, and questions to the projection. Nothing here locks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import structs
+from sqlalchemy import Connection, select, tuple_
+
+from deliveries.core.delivery import Delivery
+from deliveries.core.stream import Recorded, Stream, replay
+from deliveries.errors import CorruptHistory, DeliveryNotFound
+from deliveries.store.rows import DELIVERY_COLUMNS, Claimed, Contents, delivery_of, with_contents
+from deliveries.store.schema import contents, deliveries, events, evidence, notes
+
+KEYS_PER_STATEMENT = 500
+"""Pairs of tenant and key in one look-up."""
+
+_log = logging.getLogger("deliveries")
+
+
+class Reading:
+    """The reading half of the store."""
+
+    def histories(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, list[Recorded]]:
+        """The streams of `ids`, oldest event first; an unknown id has an empty one."""
+        found: dict[UUID, list[Recorded]] = {id: [] for id in ids}
+        statement = (
+            select(events, notes.c.text)
+            .outerjoin(
+                notes,
+                (notes.c.delivery_id == events.c.delivery_id) & (notes.c.version == events.c.version),
+            )
+            .where(events.c.delivery_id.in_(ids))
+            .order_by(events.c.delivery_id, events.c.version)
+        )
+        for row in connection.execute(statement):
+            found[row.delivery_id].append(
+                Recorded(
+                    delivery_id=row.delivery_id,
+                    version=row.version,
+                    type=row.type,
+                    schema_version=row.schema_version,
+                    recorded_at=row.recorded_at,
+                    body=row.body,
+                    digest=row.digest,
+                    position=row.position,
+                    note=row.text,
+                )
+            )
+        return found
+
+    def streams(self, connection: Connection, found: Sequence[Claimed]) -> list[tuple[Claimed, Stream]]:
+        """The streams behind claimed rows, with their contents; those that make no sense left out."""
+        histories = self.histories(connection, [one.id for one in found])
+        streams = []
+        for one in found:
+            try:
+                stream = replay(histories[one.id])
+            except CorruptHistory as error:
+                _log.error("delivery %s: its history is corrupt: %s", one.id, error)
+                continue
+            if stream.delivery is not None:
+                delivery = structs.replace(
+                    stream.delivery, recipient=one.delivery.recipient, payload=one.delivery.payload
+                )
+                streams.append((one, structs.replace(stream, delivery=delivery)))
+        return streams
+
+    def history(self, connection: Connection, id: UUID) -> list[Recorded]:
+        """The stream of one delivery. Raises: DeliveryNotFound."""
+        history = self.histories(connection, [id])[id]
+        if not history:
+            raise DeliveryNotFound(id)
+        return history
+
+    def contents(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Contents | None]:
+        """What stands beside these deliveries; None where it was erased."""
+        found: dict[UUID, Contents | None] = dict.fromkeys(ids)
+        statement = select(contents).where(contents.c.delivery_id.in_(ids))
+        for row in connection.execute(statement):
+            if row.salt is not None:
+                found[row.delivery_id] = Contents(recipient=row.recipient, payload=row.payload, salt=row.salt)
+        return found
+
+    def get(self, connection: Connection, id: UUID) -> Delivery:
+        """The delivery, folded from its events, with its contents. Raises: DeliveryNotFound."""
+        delivery = replay(self.history(connection, id)).delivery
+        assert delivery is not None
+        return self.furnished(connection, delivery)
+
+    def furnished(self, connection: Connection, delivery: Delivery) -> Delivery:
+        """`delivery` with its contents."""
+        beside = self.contents(connection, [delivery.id])[delivery.id]
+        if beside is None:
+            return delivery
+        return with_contents(delivery, beside.recipient, beside.payload)
+
+    def by_key(
+        self, connection: Connection, keys: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], tuple[Delivery, Contents | None]]:
+        """(tenant, key) -> the delivery it belongs to and what stands beside it, None once erased."""
+        found: dict[tuple[str, str], tuple[Delivery, Contents | None]] = {}
+        for start in range(0, len(keys), KEYS_PER_STATEMENT):
+            statement = (
+                select(*DELIVERY_COLUMNS, contents.c.recipient, contents.c.payload, contents.c.salt)
+                .outerjoin(contents, contents.c.delivery_id == deliveries.c.id)
+                .where(
+                    tuple_(deliveries.c.tenant, deliveries.c.key).in_(
+                        keys[start : start + KEYS_PER_STATEMENT]
+                    )
+                )
+            )
+            for row in connection.execute(statement):
+                delivery = with_contents(delivery_of(row), row.recipient, row.payload)
+                beside = Contents(recipient=row.recipient, payload=row.payload, salt=row.salt)
+                found[row.tenant, row.key] = (delivery, None if row.salt is None else beside)
+        return found
+
+    def find(self, connection: Connection, limit: int, **wanted: str | None) -> list[Delivery]:
+        """Deliveries whose columns have these values (None: any), newest first, from the projection."""
+        statement = select(*DELIVERY_COLUMNS).order_by(deliveries.c.id.desc()).limit(limit)
+        for name, value in wanted.items():
+            if value is not None:
+                statement = statement.where(deliveries.c[name] == value)
+        return [delivery_of(row) for row in connection.execute(statement)]
+
+    def evidence(self, connection: Connection, id: UUID) -> list[tuple[str, datetime, Any]]:
+        """(kind, recorded at, fact) of one delivery, oldest first."""
+        statement = (
+            select(evidence.c.kind, evidence.c.recorded_at, evidence.c.body)
+            .where(evidence.c.delivery_id == id)
+            .order_by(evidence.c.sequence)
+        )
+        return [
+            (row.kind, row.recorded_at, msgspec.json.decode(row.body))
+            for row in connection.execute(statement)
+        ]
+
+    def lease_until(self, connection: Connection, id: UUID) -> datetime | None:
+        """When the lease of an open attempt ends."""
+        until: datetime | None = connection.scalar(
+            select(deliveries.c.lease_until).where(deliveries.c.id == id)
+        )
+        return until
+
+    def owned(self, connection: Connection, worker: str) -> list[UUID]:
+        """The open attempts that carry this worker's lease."""
+        statement = select(deliveries.c.id).where(
+            deliveries.c.lease_owner == worker,
+            deliveries.c.status == "attempting",
+            deliveries.c.lease_until.is_not(None),
+        )
+        return list(connection.scalars(statement))

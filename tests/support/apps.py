@@ -1,0 +1,313 @@
+"""Applications under test: a clock, adapters that keep count, and what must hold afterwards.
+
+Every application that the fixture `apps` made is looked at when its test is over: each stream keeps
+I1 to I7, each row is the fold of its stream (I8), each digest follows from the one before.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pytest
+from msgspec import structs
+from sqlalchemy import Engine, event, select
+
+from deliveries import Deliveries, Delivery, Recorded
+from deliveries.clock import Clock, SystemClock
+from deliveries.core import codec
+from deliveries.core import events as e
+from deliveries.core.stream import replay
+from deliveries.processor.processor import Processor
+from deliveries.store.rows import delivery_of
+from deliveries.store.schema import deliveries, metadata
+from deliveries.store.store import Store
+from support.histories import NOW
+from support.invariants import findings
+
+T = TypeVar("T")
+
+
+class ManualClock:
+    """A clock of authority, on both databases, that stands still until it is moved."""
+
+    authoritative = True
+
+    def __init__(self, start: datetime = NOW) -> None:
+        self.instant = start
+
+    def now(self) -> datetime:
+        return self.instant
+
+    def advance(self, seconds: float) -> None:
+        self.instant += timedelta(seconds=seconds)
+
+
+class RunningClock(ManualClock):
+    """As the manual clock, but each look takes a microsecond, as it does for every real clock."""
+
+    def __init__(self, start: datetime = NOW) -> None:
+        super().__init__(start)
+        self._lock = threading.Lock()
+
+    def now(self) -> datetime:
+        with self._lock:
+            self.instant += timedelta(microseconds=1)
+            return self.instant
+
+    def advance(self, seconds: float) -> None:
+        with self._lock:
+            super().advance(seconds)
+
+
+class Calls:
+    """Decorates adapters, and keeps which attempts they were called for, in order."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[UUID, int]] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.iscoroutinefunction(function):
+
+            async def called_async(delivery: Delivery, attempt: Any) -> Any:
+                self._note(delivery, attempt)
+                return await function(delivery, attempt)
+
+            return called_async
+
+        def called(delivery: Delivery, attempt: Any) -> Any:
+            self._note(delivery, attempt)
+            return function(delivery, attempt)
+
+        return called
+
+    def _note(self, delivery: Delivery, attempt: Any) -> None:
+        with self._lock:
+            self.made.append((delivery.id, attempt.number))
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def of(self, id: UUID) -> list[int]:
+        """The attempts of one delivery that reached an adapter."""
+        return [number for made, number in self.made if made == id]
+
+
+class Gate:
+    """Where a sync adapter waits until the test lets it go on; `entered` counts who came."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, delivery: object = None, attempt: object = None) -> None:
+        self.entered.release()
+        assert self.opened.wait(30), "nobody opened the gate"
+
+    def wait_for(self, visitors: int = 1) -> None:
+        """Wait until so many more adapters have come."""
+        for _ in range(visitors):
+            assert self.entered.acquire(timeout=15), "no adapter came"
+
+    def open(self) -> None:
+        self.opened.set()
+
+
+def eventually(condition: Callable[[], T], seconds: float = 15.0) -> T:
+    """What `condition` answers once it is true; fails if it is not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"still not after {seconds} s"
+        pause.wait(0.01)
+    return answer
+
+
+def stopped(processor: Processor, seconds: float = 20.0) -> None:
+    """`processor` has ended by itself within `seconds`."""
+    processor.join(seconds)
+    assert not processor.is_alive, "the processor did not end"
+    assert processor.error is None, processor.error
+
+
+# -- short ways ----------------------------------------------------------------------------------
+
+
+def schedule(app: Deliveries, channel: str = "email", payload: Any = None, **options: Any) -> Delivery:
+    """One delivery, in a transaction of its own."""
+    with app.engine.begin() as connection:
+        return app.schedule(connection, channel, payload, **options)
+
+
+def history(app: Deliveries, id: UUID) -> list[e.Event]:
+    """What has happened to one delivery."""
+    return [recorded.event for recorded in app.history(id)]
+
+
+def kinds(app: Deliveries, id: UUID) -> list[str]:
+    """The names of what has happened."""
+    return [recorded.type for recorded in app.history(id)]
+
+
+def last(app: Deliveries, id: UUID) -> Any:
+    """What happened last."""
+    return history(app, id)[-1]
+
+
+def texts(app: Deliveries, id: UUID) -> list[str | None]:
+    """The notes beside the events."""
+    return [recorded.note for recorded in app.history(id)]
+
+
+def row(app: Deliveries, id: UUID) -> Any:
+    """The projection row."""
+    with app.engine.connect() as connection:
+        return connection.execute(select(deliveries).where(deliveries.c.id == id)).one()
+
+
+def evidence(app: Deliveries, id: UUID) -> list[tuple[str, Any]]:
+    """Kind and content of the facts that came too late."""
+    store = Store(app.engine, SystemClock())
+    with store.reading() as connection:
+        return [(kind, fact) for kind, _, fact in store.evidence(connection, id)]
+
+
+def everything(app: Deliveries, *but: str) -> dict[str, list[Any]]:
+    """Every row of every table of ours, `but` some, to be compared later."""
+    with app.engine.connect() as connection:
+        return {
+            table.name: sorted(map(repr, connection.execute(select(table))))
+            for table in metadata.sorted_tables
+            if table.name not in but
+        }
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[str]]:
+    """The statements that `engine` executes meanwhile, BEGIN aside."""
+    seen: list[str] = []
+
+    def before(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            seen.append(statement)
+
+    event.listen(engine, "before_cursor_execute", before)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", before)
+
+
+# -- what must hold --------------------------------------------------------------------------------
+
+
+def assert_sound(engine: Engine) -> None:
+    """I1 to I8 and the chain of digests, for every delivery in the database."""
+    store = Store(engine, SystemClock())
+    with store.reading() as connection:
+        rows = {row.id: row for row in connection.execute(select(deliveries))}
+        ids = list(rows)
+        for start in range(0, len(ids), 500):
+            for id, stream in store.histories(connection, ids[start : start + 500]).items():
+                assert_sound_stream(rows[id], stream)
+
+
+def assert_sound_stream(row: Any, stream: list[Recorded]) -> None:
+    """One stream and its row."""
+    wrong = findings(stream)
+    assert not wrong, f"{row.id}: {wrong}"
+    end = replay(stream)
+    assert end.delivery is not None
+    expected, actual = structs.replace(end.delivery, rules=None), delivery_of(row)
+    first = stream[0].event
+    assert isinstance(first, e.Scheduled)
+    if len(stream) == 1 and first.due_at is None:  # due at once, by the database's clock
+        assert actual.due_at is not None
+        expected = structs.replace(expected, due_at=actual.due_at)
+    assert actual == expected
+    assert (row.digest, row.recorded_at) == (end.digest, end.recorded_at)
+    before = codec.GENESIS
+    for one in stream:
+        before = codec.digest(
+            before, one.delivery_id, one.version, one.type, one.schema_version, one.recorded_at, one.body
+        )
+        assert before == one.digest, f"{row.id}: the chain breaks at version {one.version}"
+
+
+def assert_called_once_each(app: Deliveries, calls: Calls) -> None:
+    """N1: every `Attempted` is one call, but for those given back before their adapter was entered."""
+    store = Store(app.engine, SystemClock())
+    attempts = set()
+    with store.reading() as connection:
+        ids = list(connection.scalars(select(deliveries.c.id)))
+        for start in range(0, len(ids), 500):
+            for id, stream in store.histories(connection, ids[start : start + 500]).items():
+                for event in (recorded.event for recorded in stream):
+                    if isinstance(event, e.Attempted):
+                        attempts.add((id, event.attempt))
+                    elif isinstance(event, e.Interrupted) and event.cause == "given_back":
+                        attempts.remove((id, event.attempt))
+    assert len(calls.made) == len(set(calls.made)), "an attempt was called twice"
+    assert set(calls.made) == attempts
+
+
+# -- fixtures ----------------------------------------------------------------------------------------
+
+
+class Apps:
+    """Makes applications, and looks at their databases at the end."""
+
+    def __init__(self, engines: Callable[..., Engine]) -> None:
+        self._engines = engines
+        self._made: dict[str, Deliveries] = {}
+        self.damaged = False
+        """Set by tests that damage a database on purpose."""
+
+    def __call__(self, url: str, clock: Clock | None = None, **options: Any) -> Deliveries:
+        made = Deliveries(self._engines(url, **options), clock=clock)
+        self._made[url] = made
+        return made
+
+    def look(self) -> None:
+        for app in self._made.values():
+            if not self.damaged:
+                assert_sound(app.engine)
+
+
+@pytest.fixture
+def apps(engines: Callable[..., Engine]) -> Iterator[Apps]:
+    """Makes applications on the machine's clock, or on one that is given."""
+    made = Apps(engines)
+    yield made
+    made.look()
+
+
+@pytest.fixture
+def app(apps: Apps, database_url: str) -> Deliveries:
+    """An application without adapters, on the machine's (or the database's) clock."""
+    return apps(database_url)
+
+
+@pytest.fixture
+def clock() -> RunningClock:
+    """The clock of `timed`."""
+    return RunningClock()
+
+
+@pytest.fixture
+def timed(apps: Apps, database_url: str, clock: RunningClock) -> Deliveries:
+    """An application without adapters, on `clock`."""
+    return apps(database_url, clock)
+
+
+@pytest.fixture
+def calls() -> Calls:
+    """Which attempts reached an adapter that is decorated with it."""
+    return Calls()
