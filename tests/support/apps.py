@@ -191,11 +191,12 @@ def everything(app: Deliveries, *but: str) -> dict[str, list[Any]]:
 
 @contextmanager
 def statements(engine: Engine) -> Iterator[list[str]]:
-    """The statements that `engine` executes meanwhile, BEGIN aside."""
+    """The statements that `engine` executes meanwhile in this thread, BEGIN aside."""
     seen: list[str] = []
+    thread = threading.get_ident()
 
     def before(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        if not statement.startswith("BEGIN"):
+        if threading.get_ident() == thread and not statement.startswith("BEGIN"):
             seen.append(statement)
 
     event.listen(engine, "before_cursor_execute", before)
@@ -283,14 +284,17 @@ class Apps:
 
 @pytest.fixture
 def apps(engines: Callable[..., Engine]) -> Iterator[Apps]:
-    """Makes applications on the machine's clock, or on one that is given."""
+    """Makes applications on the machine's clock, or on one that is given.
+
+    Ask for it after the database: what is asked for last is looked at first.
+    """
     made = Apps(engines)
     yield made
     made.look()
 
 
 @pytest.fixture
-def app(apps: Apps, database_url: str) -> Deliveries:
+def app(database_url: str, apps: Apps) -> Deliveries:
     """An application without adapters, on the machine's (or the database's) clock."""
     return apps(database_url)
 
@@ -302,7 +306,7 @@ def clock() -> RunningClock:
 
 
 @pytest.fixture
-def timed(apps: Apps, database_url: str, clock: RunningClock) -> Deliveries:
+def timed(database_url: str, apps: Apps, clock: RunningClock) -> Deliveries:
     """An application without adapters, on `clock`."""
     return apps(database_url, clock)
 

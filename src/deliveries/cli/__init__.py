@@ -1,1 +1,23 @@
-""""""
+"""The command `deliveries`: one noun, few verbs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+_EXTRA = ("cyclopts", "rich")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (None: the process's) and return its exit code.
+
+    0 done; 1 something is wrong with what was found; 2 the command line is; 128 + n after signal n.
+    """
+    try:
+        from deliveries.cli.app import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write("deliveries: the command line is an extra: pip install 'deliveries[cli]'\n")
+        return 2
+    return run(sys.argv[1:] if argv is None else argv)

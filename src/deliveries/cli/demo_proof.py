@@ -133,7 +133,7 @@ def _repeated(books: Books, log: Log, repeated: Sequence[str]) -> Claim:
     wrong = []
     for key in repeated:
         stream = books.streams.get(key, ())
-        cut = {event.attempt for event in stream if isinstance(event, e.Interrupted)}
+        cut = {one.attempt for one in stream if isinstance(one, e.Interrupted) and one.cause == "crashed"}
         by_killed = {n for n, worker in _attempts(stream).items() if worker in books.killed}
         accepted = sorted(one.attempt for one in log[key] if one.accepted)
         if not set(accepted[:-1]) <= cut & by_killed:

@@ -59,12 +59,18 @@ class Shop:
         self.undone: dict[str, int] = {}
         """The same for webhooks that were rolled back after `schedule`."""
         self.closing = threading.Event()
-        self._app, self._address, self._fates = app, address, fates
+        self.fates = fates
+        self._app, self._address = app, address
+
+    @property
+    def owed(self) -> int:
+        """How many webhooks are to be committed."""
+        return sum(fate is Fate.COMMIT for fate in self.fates)
 
     def take_orders(self) -> None:
         """One transaction after the other."""
         _metadata.create_all(self._app.engine)
-        for number, fate in enumerate(self._fates, start=1):
+        for number, fate in enumerate(self.fates, start=1):
             if self.closing.is_set():
                 return
             self._take(number, fate)

@@ -1,0 +1,82 @@
+"""The verbs by name, and what becomes of a verb: its exit code, and one line where it failed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+
+from cyclopts import App, CycloptsError, Parameter
+
+from deliveries.cli import demonstration, performing, reading, setup, writing
+from deliveries.cli.failures import judge
+from deliveries.cli.options import Common
+from deliveries.cli.output import help_console, say
+
+HELP = "Debts to the outside world, in your own database: what is owed, what became of it, and why."
+
+EPILOGUE = """\
+A database is named by --url or DELIVERIES_URL, an application by --app or DELIVERIES_APP.
+
+With --json, stdout has nothing but JSON: one document a line; `list` prints one line per delivery.
+
+Exit codes: 0 done; 1 something is wrong with what was found (no such delivery, a conflict, a database
+that does not answer, a drain that left something held or exhausted); 2 the command line is wrong;
+128 + n stopped early by signal n."""
+
+
+def application() -> App:
+    """The verbs, and the help that is made from their docstrings."""
+    app = App(
+        name="deliveries",
+        help=HELP,
+        help_epilogue=EPILOGUE,
+        help_format="plaintext",
+        version=lambda: metadata.version("deliveries"),
+        default_parameter=Parameter(negative=()),
+    )
+    for verb in (reading.list_, reading.show, reading.explain, writing.schedule, writing.cancel):
+        app.command(verb, name=verb.__name__.rstrip("_"))
+    for verb in (performing.worker, performing.drain, demonstration.demo):
+        app.command(verb)
+    schema = App(name="db", help="Create the tables, or print the SQL that does.")
+    schema.command(setup.upgrade)
+    schema.command(setup.sql)
+    app.command(schema)
+    return app
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, run the verb, and turn whatever it raises into an exit code and one line on stderr."""
+    try:
+        verb, bound, _ = application().parse_args(
+            list(argv), console=help_console(), print_error=False, exit_on_error=False
+        )
+    except CycloptsError as error:
+        say(f"{error} (see --help)")
+        return 2
+    debug = any(isinstance(value, Common) and value.debug for value in bound.arguments.values())
+    try:
+        code = verb(*bound.args, **bound.kwargs)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _nobody_reads()
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code, line = judge(error)
+        say(line)
+    return int(code or 0)
+
+
+def _nobody_reads() -> int:
+    """`deliveries list | head -1`: end as a program that SIGPIPE ended, and without a word.
+
+    Python flushes stdout once more at exit, so it must lead somewhere.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

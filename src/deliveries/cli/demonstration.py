@@ -1,0 +1,26 @@
+"""The verb `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deliveries.cli.options import Common
+
+NOTHING_ELSE = Common()
+
+
+def demo(
+    *, deliveries: int = 1_000, seed: int = 1, keep: Path | None = None, common: Common = NOTHING_ELSE
+) -> int:
+    """Show the main job, faults and all, on a SQLite file of its own.
+
+    Args:
+        deliveries: How many to schedule.
+        seed: Which faults happen.
+        keep: Leave the database in this file.
+        common: No database is needed.
+    """
+    from deliveries.cli.demo import run
+    from deliveries.cli.output import console
+
+    return run(console(), deliveries=deliveries, seed=seed, keep=keep)

@@ -1,0 +1,113 @@
+"""What the command writes: data to stdout, talk to stderr, and nothing that a terminal would obey.
+
+Rows hold what strangers wrote: error texts, keys, recipients. Shown to people, every character that
+is not printable is written as an escape, and nothing is ever parsed as markup. In JSON the same
+characters are written as JSON's own escapes, so that the data stay equal and a terminal stays calm.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MAX_LINE = 1_000
+"""Characters of one line about an error."""
+
+_WIDE = 100_000
+"""Columns where no terminal limits them: a pipe gets every row whole, on one line."""
+
+_SUSPECT = re.compile(r"[^\x20-\x7e]")
+
+
+def say(text: str) -> None:
+    """One line to stderr, in the voice of the command."""
+    line = plain(" ".join(text.split()))
+    sys.stderr.write(f"deliveries: {line if len(line) <= MAX_LINE else line[: MAX_LINE - 1] + '…'}\n")
+
+
+def plain(text: str) -> str:
+    """`text` with everything unprintable (control, format, bidirectional, newline) as an escape."""
+    return _SUSPECT.sub(lambda found: _shown(found.group(), _python_escape), text)
+
+
+def plain_lines(text: str) -> str:
+    """`plain`, line by line, for a text whose line breaks are our own."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def data(value: Any) -> None:
+    """One line of JSON to stdout, in UTF-8 whatever the locale says."""
+    import msgspec
+
+    line = msgspec.json.encode(value).decode()
+    line = _SUSPECT.sub(lambda found: _shown(found.group(), _json_escape), line)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(line.encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def console() -> Console:
+    """Where people read: styles only on a terminal without NO_COLOR, no markup, no guessing."""
+    return _console(None if sys.stdout.isatty() else _WIDE)
+
+
+def help_console() -> Console:
+    """The same for help, which fills its lines; 80 columns where no terminal limits them."""
+    return _console(None)
+
+
+def _console(width: int | None) -> Console:
+    from rich.console import Console
+
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704 - rich calls this in its `except BrokenPipeError`, to exit by itself
+
+    # NO_COLOR asks for no colour only, and rich would still write bold and dim: we write nothing
+    colours = None if os.environ.get("NO_COLOR") else "auto"
+    # the same names for all of rich's guesses: a row's text is never markup, emoji or a highlight
+    return Quiet(color_system=colours, width=width, markup=False, emoji=False, highlight=False)
+
+
+def log_to_stderr() -> None:
+    """Log there, unless the application has set logging up by itself."""
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    logging.getLogger("deliveries").setLevel(logging.INFO)
+
+
+class _PlainFormatter(logging.Formatter):
+    """One line for a message, however hostile; only a traceback keeps its line breaks."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return plain(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return plain_lines(super().formatException(ei))
+
+
+def _shown(character: str, escape: Callable[[str], str]) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return escape(character)
+
+
+def _python_escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))

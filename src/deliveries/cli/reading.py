@@ -1,0 +1,87 @@
+"""The verbs that only read: list, show, explain."""
+
+from __future__ import annotations
+
+from deliveries.cli.options import Database
+from deliveries.cli.output import console, data, say
+from deliveries.core.delivery import Status
+
+FROM_ENVIRONMENT = Database()
+
+
+def list_(
+    *,
+    status: Status | None = None,
+    channel: str | None = None,
+    queue: str | None = None,
+    tenant: str | None = None,
+    key: str | None = None,
+    limit: int = 100,
+    json: bool = False,
+    database: Database = FROM_ENVIRONMENT,
+) -> int:
+    """List deliveries, newest first, without recipients and payloads.
+
+    Args:
+        status: Only those that are in this status.
+        channel: Only those of this channel.
+        queue: Only those of this queue.
+        tenant: Only those of this tenant.
+        key: Only the one that was scheduled with this key (one per tenant).
+        limit: At most so many, 1 to 10000.
+        json: Print one line of JSON for each.
+        database: Where to look.
+    """
+    from deliveries.cli import show as view
+
+    with database.opened() as app:
+        found = app.find(status=status, channel=channel, queue=queue, tenant=tenant, key=key, limit=limit)
+    if json:
+        for delivery in found:
+            data(view.fields(delivery, view.LISTED))
+    elif found:
+        console().print(view.listing(found))
+    else:
+        say("no deliveries")
+    if len(found) == limit:
+        say(f"these are the newest {limit}; --limit shows more")
+    return 0
+
+
+def show(id: str, /, *, json: bool = False, database: Database = FROM_ENVIRONMENT) -> int:
+    """Show one delivery: its fields, recipient, payload and recorded events.
+
+    Args:
+        id: The delivery's id.
+        json: Print one line of JSON.
+        database: Where to look.
+    """
+    from deliveries.cli import show as view
+
+    with database.opened() as app:
+        delivery = app.get(id)
+        history = app.history(id)[: delivery.version]  # what came between the two reads is left out
+    if json:
+        data(view.fields(delivery) | {"history": [view.recorded(one) for one in history]})
+    else:
+        console().print(view.page(delivery, history))
+    return 0
+
+
+def explain(id: str, /, *, json: bool = False, database: Database = FROM_ENVIRONMENT) -> int:
+    """Say why a delivery is where it is, and what happens next, from its events alone.
+
+    Args:
+        id: The delivery's id.
+        json: Print one line of JSON.
+        database: Where to look.
+    """
+    from deliveries.cli import show as view
+
+    with database.opened() as app:
+        explanation = app.explain(id)
+    if json:
+        data(view.explained(explanation))
+    else:
+        console().print(view.answer(explanation))
+    return 0

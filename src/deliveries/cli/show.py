@@ -1,0 +1,186 @@
+"""Deliveries, events and explanations as JSON and as pages for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from deliveries.audit.explain import Explanation
+from deliveries.cli.output import plain, plain_lines
+from deliveries.core.delivery import Delivery, Status
+from deliveries.core.stream import Recorded
+
+LISTED = frozenset({"recipient", "payload", "rules", "idempotency_key"})
+"""What a list leaves out: it is not in the projection's row, or can be told from it."""
+
+EXPLAINED = frozenset({"recipient", "payload"})
+"""What an explanation leaves out: it is computed from events, which hold neither."""
+
+_STYLES = {
+    Status.PENDING: "cyan",
+    Status.ATTEMPTING: "blue",
+    Status.HELD: "yellow",
+    Status.SUCCEEDED: "green",
+    Status.EXHAUSTED: "red",
+}
+
+
+# -- as data -----------------------------------------------------------------------------------
+
+
+def fields(delivery: Delivery, without: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """A delivery's fields; instants as ISO 8601, in UTC."""
+    found: dict[str, Any] = msgspec.to_builtins(delivery)
+    found["idempotency_key"] = delivery.idempotency_key
+    return {name: value for name, value in found.items() if name not in without | {"created"}}
+
+
+def recorded(one: Recorded) -> dict[str, Any]:
+    """An event with its envelope; `event` is its body exactly as stored."""
+    return {
+        "version": one.version,
+        "type": one.type,
+        "schema_version": one.schema_version,
+        "recorded_at": one.recorded_at,
+        "position": one.position,
+        "event": msgspec.Raw(one.body),
+        "note": one.note,
+        "digest": one.digest.hex(),
+    }
+
+
+def explained(explanation: Explanation) -> dict[str, Any]:
+    """An explanation's structure."""
+    found: dict[str, Any] = msgspec.to_builtins(explanation)
+    return found | {"delivery": fields(explanation.delivery, EXPLAINED)}
+
+
+# -- for people --------------------------------------------------------------------------------
+
+
+def listing(found: Sequence[Delivery]) -> Table:
+    """A table with one row per delivery."""
+    tenants = any(delivery.tenant for delivery in found)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("id", no_wrap=True)
+    for name in ("status", "channel", "attempt", "due", "key", *(["tenant"] if tenants else [])):
+        table.add_column(name, overflow="fold")
+    for delivery in found:
+        cells = [
+            Text(str(delivery.id)),
+            status(delivery.status),
+            _text(delivery.channel),
+            _text(str(delivery.attempt)),
+            _text(_time(delivery.due_at)),
+            _text(delivery.key),
+        ]
+        table.add_row(*cells, *([_text(delivery.tenant)] if tenants else []))
+    return table
+
+
+def page(delivery: Delivery, history: Sequence[Recorded]) -> RenderableType:
+    """One delivery: fields, contents and recorded events."""
+    table = _grid()
+    for name, value in msgspec.structs.asdict(delivery).items():
+        if name not in {"id", "status", "created", "rules"} and value not in (None, "", ()):
+            table.add_row(Text(name, style="dim"), _value(value))
+    return Group(
+        _heading(delivery.id, delivery.status),
+        Padding(table, (0, 0, 0, 2)),
+        Text("History", style="bold"),
+        Padding(_events(history), (0, 0, 0, 2)),
+    )
+
+
+def answer(explanation: Explanation) -> RenderableType:
+    """Why, what next, and how it came to that."""
+    delivery = explanation.delivery
+    table = _grid()
+    key = {"key": delivery.key} if delivery.key else {}
+    said = {"channel": delivery.channel} | key | {"why": explanation.why, "next": explanation.next}
+    for name, value in said.items():
+        table.add_row(Text(name, style="dim"), _text(value))
+    timeline = _grid()
+    for entry in explanation.timeline:
+        timeline.add_row(Text(_time(entry.at), style="dim"), _text(entry.text))
+        if entry.note:
+            timeline.add_row(Text(), _note(entry.note))
+    parts: list[RenderableType] = [
+        _heading(delivery.id, delivery.status),
+        Padding(table, (0, 0, 0, 2)),
+        Text("Timeline", style="bold"),
+        Padding(timeline, (0, 0, 0, 2)),
+    ]
+    if explanation.evidence:
+        parts.append(Text("Evidence", style="bold"))
+        parts += [Padding(_text(fact), (0, 0, 0, 2)) for fact in explanation.evidence]
+    return Group(*parts)
+
+
+def status(of: Status) -> Text:
+    """A status in its colour."""
+    return Text(of.value, style=_STYLES.get(of, "dim"))
+
+
+def _heading(id: object, of: Status) -> Text:
+    return Text.assemble((f"Delivery {id}", "bold"), "  ", status(of))
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _events(history: Sequence[Recorded]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for one in history:
+        facts = ", ".join(_facts(one.body))
+        table.add_row(
+            Text(str(one.version), style="dim"), Text(_time(one.recorded_at)), _text(one.type), _text(facts)
+        )
+        if one.note:
+            table.add_row(Text(), Text(), Text(), _note(one.note))
+    return table
+
+
+def _facts(body: bytes) -> Iterator[str]:
+    """The body's fields but for digests and ids, which only a machine compares."""
+    for name, value in msgspec.json.decode(body).items():
+        if name not in {"delivery_id", "payload_digest", "recipient_digest", "note"}:
+            yield f"{name} {value if isinstance(value, str) else _json(value)}"
+
+
+def _value(value: object) -> Text:
+    if isinstance(value, datetime):
+        return Text(_time(value))
+    if isinstance(value, (dict, list)):
+        return Text(plain_lines(msgspec.json.format(_json(value), indent=2)))
+    return _text(", ".join(value) if isinstance(value, tuple) else str(value))
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _note(note: str) -> Text:
+    return Text(f"| {plain(note)}", style="italic")
+
+
+def _text(value: str | None) -> Text:
+    return Text(plain(value or ""))
+
+
+def _time(at: datetime | None) -> str:
+    return "" if at is None else at.strftime("%Y-%m-%d %H:%M:%S.%f")[:23] + "Z"

@@ -1,0 +1,82 @@
+"""A processor, and the signals that end it. Only the command handles signals; the library never does.
+
+The processor works in a thread of its own while the main thread waits, since Python runs signal
+handlers in the main thread between any two steps: a handler that interrupted the processor inside
+one of its locks and then called `stop`, which takes that lock, would wait for itself for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from deliveries.processor.processor import Processor
+
+LAST_SECONDS = 3.0
+"""What a second signal leaves to the processor for giving back what it holds."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def supervise(processor: Processor, *, until_idle: bool) -> int:
+    """Run `processor` until it is idle, or signalled; returns the exit code.
+
+    The first signal stops it gracefully: 0, or 128 + n for one that was to run until idle. A second
+    ends the process with 128 + n, whatever still runs. Raises: what ended the processor.
+    """
+    work = _Work(processor, until_idle)
+    with _handled(work):
+        work.start()
+        while work.is_alive():
+            work.join(60.0)  # a bound keeps the wait interruptible on every platform
+    if work.error is not None:
+        raise work.error
+    return 128 + work.signals[0] if work.signals and until_idle else 0
+
+
+class _Work(threading.Thread):
+    """The processor's thread: a daemon, so that it can be left behind."""
+
+    def __init__(self, processor: Processor, until_idle: bool) -> None:
+        super().__init__(name="deliveries-processor", daemon=True)
+        self._processor, self._until_idle = processor, until_idle
+        self.error: BaseException | None = None
+        self.signals: list[int] = []
+
+    def run(self) -> None:
+        try:
+            self._processor.run(until_idle=self._until_idle)
+        except BaseException as error:
+            self.error = error
+
+    def signalled(self, number: int, frame: FrameType | None) -> None:
+        """In the main thread, at any moment: no logging and no buffered writing here."""
+        self.signals.append(number)
+        if len(self.signals) == 1:
+            self._processor.stop()
+            os.write(2, b"deliveries: stopping once running calls are done; a second signal stops at once\n")
+        elif len(self.signals) == 2:
+            self._processor.stop(0)
+            threading.Thread(target=self._leave, args=(128 + number,), daemon=True).start()
+        else:
+            os._exit(128 + number)
+
+    def _leave(self, code: int) -> None:
+        """End the process, with what the processor could still write; nothing that hangs delays it."""
+        self.join(LAST_SECONDS)
+        os.write(2, b"deliveries: stopped at once; what was running is taken up when its lease ends\n")
+        os._exit(code)
+
+
+@contextmanager
+def _handled(work: _Work) -> Iterator[None]:
+    before = {number: signal.signal(number, work.signalled) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,604 @@
+"""One database, three workers, callers and operators, beside a model: every act in any order.
+
+Workers are slow, stalled, killed and told nothing of a commit; clocks pass leases and deadlines;
+answers come late, twice, and from two workers on one lease. After every act the streams, the rows
+and the model must agree, and the invariants of the store must hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import structs
+from sqlalchemy import Connection, Row, delete, func, select
+
+from deliveries import IdempotencyConflict
+from deliveries.core import codec
+from deliveries.core.machine import fold
+from deliveries.core.stream import Recorded
+from deliveries.processor.call import Call
+from deliveries.processor.sweep import sweep
+from deliveries.store.rows import delivery_of
+from deliveries.store.schema import contents, deliveries, events, evidence
+from property.store.model import ANSWERED, CHANNELS, RESOLVED, SAID, Channel, Debt
+from property.store.workers import LEASE, OUTCOMES, TIMEOUT, Worker, World, enter, says
+from support.invariants import findings
+
+TICK = 0.001
+"""Seconds that every act takes, so that no two reports are equal by chance."""
+WORKERS = st.integers(0, 2)
+ANY = st.integers(0, 40)
+FAULTS = st.none() | st.none() | st.tuples(st.integers(0, 2), st.booleans())
+"""Which transaction of an act breaks, and whether after its commit."""
+PASSES = st.sampled_from((0.5, 4.0, LEASE + 1, LEASE + 1, 35.0, TIMEOUT + LEASE + 1))
+HORIZONS = st.sampled_from((None, None, None, 3.0, 30.0))
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, text: str) -> None:
+        super().__init__(f"{invariant}: {text}")
+        self.invariant = invariant
+
+
+def must(holds: object, invariant: str, text: object) -> None:
+    if not holds:
+        raise Broken(invariant, str(text))
+
+
+@dataclass(eq=False)
+class Taken:
+    """A call in somebody's hands. `written`: its own outcome is in the stream."""
+
+    worker: Worker
+    call: Call
+    said: str = ""
+    told_at: Any = None
+    written: bool = False
+
+    @property
+    def attempt(self) -> int:
+        return self.call.delivery.attempt
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Run it with `run_state_machine_as_test(lambda: StoreMachine(world))`."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world, self.clock, self.app = world, world.clock, world.app
+        self.store = world.store()
+        self.debts: dict[UUID, Debt] = {}
+        self.undone: set[UUID] = set()
+        self.keys: dict[str, UUID] = {}
+        self.streams: dict[UUID, list[Recorded]] = {}
+        self.taken: dict[int, Taken] = {}
+        self.position = 0
+
+    @initialize()
+    def begin(self) -> None:
+        """The log keeps the events of other examples for ever; without a row nobody looks at them."""
+        with self.world.engine.begin() as connection:
+            connection.execute(delete(deliveries))
+            self.position = connection.scalar(select(func.max(events.c.position))) or 0
+        self.workers = [Worker(self.store, self.world) for _ in range(3)]
+
+    # -- callers -------------------------------------------------------------------------------
+
+    @rule(
+        channel=st.sampled_from(CHANNELS),
+        priority=st.integers(4, 5),
+        delay=st.sampled_from((None, None, 0.0, 5.0)),
+        expires_in=HORIZONS,
+        max_attempts=st.sampled_from((None, None, 1, 2)),
+        key=st.sampled_from((None, None, "a", "b")),
+        how=st.sampled_from(("commit", "commit", "commit", "savepoint", "rollback", "inner rollback")),
+    )
+    def schedule(
+        self,
+        channel: Channel,
+        priority: int,
+        delay: float | None,
+        expires_in: float | None,
+        max_attempts: int | None,
+        key: str | None,
+        how: str,
+    ) -> None:
+        now = self._tick()
+        expires_at = None if expires_in is None else now + timedelta(seconds=expires_in)
+        fields = {
+            "priority": priority,
+            "delay": delay,
+            "expires_at": expires_at,
+            "max_attempts": max_attempts,
+        }
+        owner = self.keys.get(key or "")
+        conflict = owner is not None and self.debts[owner].channel is not channel
+        with self.world.engine.connect() as connection, connection.begin() as outer:
+            try:
+                if how in ("savepoint", "inner rollback"):
+                    with connection.begin_nested() as inner:
+                        made = self.app.schedule(connection, channel.name, {"for": key}, key=key, **fields)
+                        if how == "inner rollback":
+                            inner.rollback()
+                else:
+                    made = self.app.schedule(connection, channel.name, {"for": key}, key=key, **fields)
+            except IdempotencyConflict as error:
+                must(conflict and error.delivery_id == owner, "T2", f"conflict over {key!r}")
+                return
+            if how == "rollback":
+                outer.rollback()
+        must(not conflict, "T2", f"{key!r} was taken by another channel")
+        must(made.created == (owner is None), "T2", f"created is {made.created} for key {key!r}")
+        if owner is not None:
+            must(made.id == owner, "T2", f"{key!r} belongs to {owner}, not {made.id}")
+        elif how in ("rollback", "inner rollback"):
+            self.undone.add(made.id)
+        else:
+            due_at = now + timedelta(seconds=delay or 0.0)
+            self.debts[made.id] = Debt(made.id, channel, due_at, priority, expires_at, max_attempts)
+            if key is not None:
+                self.keys[key] = made.id
+
+    # -- processors ----------------------------------------------------------------------------
+
+    @rule(worker=WORKERS, fault=FAULTS)
+    def turn(self, worker: int, fault: tuple[int, bool] | None) -> None:
+        """One turn of a pump: doubts, reports left alone, then a batch of outcomes and claims."""
+        self._turn(self.workers[worker], fault)
+
+    @rule(worker=WORKERS)
+    def turn_again(self, worker: int) -> None:
+        self._turn(self.workers[worker], None)
+
+    def _turn(self, worker: Worker, fault: tuple[int, bool] | None) -> None:
+        now = self._tick()
+        steps: list[Callable[[], None]] = []
+        if worker.in_doubt:
+            steps.append(lambda known=worker.known(): self._give_back_orphans(worker, known))
+        steps += [lambda call=call: self._settled(self._taken(call)) for call in worker.ledger.alone]
+        batch = [self._taken(call) for call in worker.ledger.finished]
+        free = worker.free()
+        due = {
+            queue: sorted(self._all(lambda debt: debt.due(now), queue), key=_urgency) for queue in free
+        }  # what is due before the batch is written: that is what the claim sees
+        committed = self._watched(worker.turn, fault)
+        for step, done in zip(steps, committed, strict=False):
+            if done:
+                step()
+        if committed[len(steps) :] == [True]:
+            self._exchanged(worker, batch, free, due)
+        else:
+            must(not any(committed[len(steps) :]), "turn", "more transactions than expected")
+            if not committed[len(steps) :] and all(committed):
+                must(not batch and not any(due.values()), "N5", "a turn left due deliveries alone")
+        self._handed_out(worker)
+
+    def _exchanged(
+        self, worker: Worker, batch: list[Taken], free: dict[str, int], due: dict[str, list[Debt]]
+    ) -> None:
+        now = self.clock.now()
+        fresh = self._fresh()
+        claimed = {id for id, kind, by in fresh if kind == "Attempted" and by == worker.worker}
+        claimed |= {id for id, kind, _ in fresh if kind == "Exhausted" and self.debts[id].due(now)}
+        for queue, slots in free.items():
+            found = [debt for debt in due[queue] if debt.id in claimed]
+            urgent = [_urgency(debt) for debt in due[queue]][:slots]
+            must(sorted(map(_urgency, found)) == urgent, "N5", f"{queue}: {len(found)} of {len(urgent)}")
+        for taken in batch:
+            if self.debts[taken.call.delivery.id].version == taken.call.delivery.version:
+                self._applied(taken)
+        for id in claimed:
+            must(self.debts[id].due(now), "N5", f"{id} was claimed before it was due")
+            self.debts[id].start(now, worker.worker, LEASE)
+
+    @rule(worker=WORKERS, pick=ANY)
+    @precondition(lambda self: self.debts)
+    def perform_one(self, worker: int, pick: int) -> None:
+        now, hand, debt = self._tick(), self.workers[worker], self._pick(self.debts.values(), pick)
+        hand.attempt(debt.id)
+        if debt.due(now):
+            debt.start(now, hand.worker, LEASE)
+        self._handed_out(hand)
+
+    @rule(pick=ANY, said=st.sampled_from(SAID))
+    @precondition(lambda self: self._running())
+    def finish(self, pick: int, said: str) -> None:
+        """A call comes back, in time or late; what it says is written at its worker's next turn."""
+        self._finish(self._pick(self._running(), pick), said)
+
+    @rule(said=st.sampled_from(SAID))
+    @precondition(lambda self: self._running())
+    def finish_the_newest(self, said: str) -> None:
+        self._finish(self._running()[-1], said)
+
+    @rule(pick=ANY, said=st.sampled_from(SAID))
+    @precondition(lambda self: self._overtaken())
+    def finish_late(self, pick: int, said: str) -> None:
+        """Preferably one whose attempt is over: the sweep was there first."""
+        self._finish(self._pick(self._overtaken(), pick), said)
+
+    @rule(pick=ANY, answer=st.sampled_from(ANSWERED))
+    @precondition(lambda self: self._asking())
+    def answer(self, pick: int, answer: str) -> None:
+        """A lookup answers."""
+        self._finish(self._pick(self._asking(), pick), answer)
+
+    def _finish(self, taken: Taken, said: str) -> None:
+        now, call = self._tick(), taken.call
+        enter(call)
+        if call.reported:  # it had timed out: whatever it says now decides nothing
+            self.debts[call.delivery.id].evidence += 1
+        else:
+            taken.said, taken.told_at = said, now
+        says(call, said)
+        taken.worker.comes_back(call)
+
+    @rule(pick=ANY)
+    @precondition(lambda self: self._running())
+    def time_out(self, pick: int) -> None:
+        """A call takes too long, and keeps on running."""
+        now, taken = self._tick(), self._pick(self._running(), pick)
+        if not taken.call.reported:
+            enter(taken.call)
+            taken.call.time_out()
+            taken.said, taken.told_at = "timeout", now
+            taken.worker.ledger.add(taken.call)
+
+    @rule(pick=ANY)
+    @precondition(lambda self: self._running())
+    def give_back(self, pick: int) -> None:
+        """A shutdown: what was not entered is given back, what runs is abandoned."""
+        now, taken = self._tick(), self._pick(self._running(), pick)
+        call = taken.call
+        if not call.reported:
+            call.withdrawn = not call.entered
+            call.gave_up = call.entered
+            taken.said, taken.told_at = "abandoned" if call.entered else "given back", now
+            taken.worker.ledger.add(call)
+            taken.worker.comes_back(call)
+
+    @rule(pick=ANY)
+    @precondition(lambda self: self._running())
+    def enter_only(self, pick: int) -> None:
+        enter(self._pick(self._running(), pick).call)
+
+    @rule(pick=ANY, worker=WORKERS, said=st.sampled_from(SAID))
+    @precondition(lambda self: self._attempts())
+    def two_on_one_lease(self, pick: int, worker: int, said: str) -> None:
+        """Somebody else reports the same attempt: a copy of the process, a bug, a ghost."""
+        now, original = self._tick(), self._pick(self._attempts(), pick)
+        call, ghost = original.call, self.workers[worker]
+        twin = Call(call.stream, call.registration, call.started_at, lease_until=0.0, returned=True)
+        enter(twin)
+        says(twin, said)
+        self.taken[id(twin)] = Taken(ghost, twin, said, now)
+        ghost.ledger.add(twin)
+
+    @rule(pick=ANY)
+    @precondition(lambda self: self._reported())
+    def report_again(self, pick: int) -> None:
+        """The very same report once more: nobody was told that it had been written."""
+        self._tick()
+        taken = self._pick(self._reported(), pick)
+        ledger = taken.worker.ledger
+        if taken.call not in ledger.finished and taken.call not in ledger.alone:
+            ledger.add(taken.call)
+
+    @rule(worker=WORKERS)
+    def kill(self, worker: int) -> None:
+        """A processor dies, and everything it knew; another one takes its place."""
+        dead = self.workers[worker]
+        self.taken = {key: taken for key, taken in self.taken.items() if taken.worker is not dead}
+        self.workers[worker] = Worker(self.store, self.world)
+
+    @rule(worker=WORKERS, seconds=st.sampled_from((1.0, LEASE, 20.0)))
+    def renew(self, worker: int, seconds: float) -> None:
+        """A heartbeat, for whatever its worker believes to hold."""
+        now, hand = self._tick(), self.workers[worker]
+        ids = sorted({taken.call.delivery.id for taken in self._attempts() if taken.worker is hand})
+        with self.store.transaction() as connection:
+            held = self.store.backend.renew(
+                connection, hand.worker, ids, [seconds] * len(ids), self.store.deciding_now
+            )
+        until = now + timedelta(seconds=seconds)
+        expected = {id for id in ids if self.debts[id].renew(hand.worker, until)}
+        must(held == expected, "N2", f"renewed {held}, not {expected}")
+
+    @rule(page=st.sampled_from((1, 200)), fault=FAULTS)
+    def sweep(self, page: int, fault: tuple[int, bool] | None) -> None:
+        now = self._tick()
+        open_ = self._all(lambda debt: debt.abandoned(now))
+        late = self._all(lambda debt: debt.status == "pending" and debt.expired(now))
+        if self._watched(lambda: sweep(self.store, page), fault) != [True]:
+            return
+        swept = {id for id, _, _ in self._fresh()}
+        for debts in (open_, late):
+            found = [debt for debt in debts if debt.id in swept]
+            must(len(found) == min(page, len(debts)), "N4", f"swept {len(found)} of {len(debts)}")
+            for debt in found:
+                swept.remove(debt.id)
+                if debt.status == "attempting":
+                    debt.interrupt(debt.attempt, now, now)
+                else:
+                    debt.expire()
+        must(not swept, "N2", f"swept without reason: {swept}")
+
+    @rule(worker=WORKERS, fault=FAULTS)
+    def look_up(self, worker: int, fault: tuple[int, bool] | None) -> None:
+        now, hand = self._tick(), self.workers[worker]
+        room = sum(hand.free().values())
+        waiting = self._all(lambda debt: debt.wants_lookup(now))
+        waiting.sort(key=lambda debt: debt.lookup_at)
+        if self._watched(hand.ask, fault) == [True]:
+            until = now + timedelta(seconds=TIMEOUT + LEASE)
+            with self.store.reading() as connection:
+                asked = {row.id for row in self._rows(connection) if row.lookup_at == until}
+            times = [debt.lookup_at for debt in waiting if debt.id in asked]
+            must(times == [debt.lookup_at for debt in waiting][:room], "N5", f"{len(asked)} lookups")
+            for id in asked:
+                self.debts[id].ask(now, TIMEOUT + LEASE)
+        self._handed_out(hand)
+
+    @rule(seconds=PASSES)
+    def time_passes(self, seconds: float) -> None:
+        self.clock.pass_by(seconds)
+
+    @rule()
+    def leases_run_out(self) -> None:
+        """Long enough for every lease, and the sweep comes at once."""
+        self.clock.pass_by(LEASE + 1)
+        self.sweep(200, None)
+
+    # -- operators -----------------------------------------------------------------------------
+
+    @rule(pick=ANY, act=st.sampled_from(("cancel", "suppress", "reschedule")), undone=st.booleans())
+    @precondition(lambda self: self.debts)
+    def operate(self, pick: int, act: str, undone: bool) -> None:
+        now, debt = self._tick(), self._pick(self.debts.values(), pick)
+        with self.world.engine.connect() as connection, connection.begin() as transaction:
+            if act == "reschedule":
+                self.app.reschedule(connection, debt.id, delay=3.0, reason="later")
+            else:
+                getattr(self.app, act)(connection, debt.id, actor="ann")
+            if undone and pick % 2:
+                transaction.rollback()
+                return
+        if act == "reschedule":
+            debt.reschedule(now + timedelta(seconds=3.0))
+        else:
+            getattr(debt, act)()
+
+    @rule(pick=ANY, said=st.sampled_from(RESOLVED))
+    @precondition(lambda self: self._all(lambda debt: debt.status == "held"))
+    def resolve(self, pick: int, said: str) -> None:
+        now, held = self._tick(), self._all(lambda debt: debt.status == "held")
+        debt = self._pick(held, pick) if pick % 5 else self._pick(self.debts.values(), pick)
+        with self.world.engine.begin() as connection:
+            self.app.resolve(connection, debt.id, OUTCOMES[said](), actor="ann")
+        debt.resolve(said, now)
+
+    # -- what must hold ------------------------------------------------------------------------
+
+    @invariant()
+    def all_agree(self) -> None:
+        """The streams keep the invariants, the rows are their folds, and both are as expected."""
+        with self.store.reading() as connection:
+            grown = self._read_on(connection)
+            rows = {row.id: row for row in self._rows(connection)}
+            noted = self._count_evidence(connection)
+            left = self._left_behind(connection)
+        must(not left, "T1", f"rolled back, yet there: {left}")
+        must(rows.keys() == self.debts.keys(), "T1", f"{len(rows)} rows for {len(self.debts)} deliveries")
+        for id in grown:
+            check_stream(self.streams[id])
+        for id, debt in self.debts.items():
+            check_row(rows[id], self.streams[id])
+            check_debt(debt, rows[id], self.streams[id])
+            must(noted[id] == debt.evidence, "N3", f"{noted[id]} pieces of evidence, not {debt.evidence}")
+
+    def teardown(self) -> None:
+        """Events are only ever added: what was read step by step is what is there in the end."""
+        with self.store.reading() as connection:
+            kept = self.store.histories(connection, list(self.streams))
+        for id, stream in self.streams.items():
+            must([one.digest for one in kept[id]] == [one.digest for one in stream], "I10", id)
+            must([one.body for one in kept[id]] == [one.body for one in stream], "I10", id)
+
+    def _read_on(self, connection: Connection) -> set[UUID]:
+        """Take in the events that came since the last look, whosever they are."""
+        grown = set()
+        for row in connection.execute(_events_after(self.position)):
+            must(row.delivery_id in self.debts, "T1", f"{row.type} of {row.delivery_id}, which is not")
+            self.streams.setdefault(row.delivery_id, []).append(Recorded(**row._mapping))
+            self.position = row.position
+            grown.add(row.delivery_id)
+        return grown
+
+    def _fresh(self) -> list[tuple[UUID, str, str | None]]:
+        """(delivery, type, worker) of the events that the last act wrote."""
+        with self.store.reading() as connection:
+            found = [Recorded(**row._mapping) for row in connection.execute(_events_after(self.position))]
+        return [(one.delivery_id, one.type, getattr(one.event, "worker", None)) for one in found]
+
+    def _count_evidence(self, connection: Connection) -> Counter[UUID]:
+        statement = select(evidence.c.delivery_id).where(evidence.c.delivery_id.in_(list(self.debts)))
+        return Counter(connection.scalars(statement))
+
+    def _left_behind(self, connection: Connection) -> list[UUID]:
+        if not self.undone:
+            return []
+        return list(
+            connection.scalars(
+                select(contents.c.delivery_id).where(contents.c.delivery_id.in_(list(self.undone)))
+            )
+        )
+
+    @staticmethod
+    def _rows(connection: Connection) -> list[Row[Any]]:
+        return list(connection.execute(select(deliveries)))
+
+    # -- what the model makes of it ------------------------------------------------------------
+
+    def _give_back_orphans(self, worker: Worker, known: set[UUID]) -> None:
+        """Attempts that began in its name while it was not told."""
+        for debt in self._all(lambda debt: debt.lease_owner == worker.worker):
+            if debt.id not in known:
+                debt.give_back(debt.attempt, self.clock.now())
+
+    def _settled(self, taken: Taken) -> None:
+        """A report by itself: applied, there already, or too late."""
+        call, debt = taken.call, self.debts[taken.call.delivery.id]
+        if not taken.written and not self._applied(taken):
+            debt.evidence += call.entered and not call.gave_up and not call.is_lookup
+
+    def _applied(self, taken: Taken) -> bool:
+        call, debt, now = taken.call, self.debts[taken.call.delivery.id], self.clock.now()
+        if call.is_lookup:
+            taken.written = debt.answer(taken.attempt, call.lookups, taken.said, taken.told_at, now)
+        elif taken.said == "given back":
+            taken.written = debt.give_back(taken.attempt, taken.told_at)
+        elif taken.said == "abandoned":
+            taken.written = debt.interrupt(taken.attempt, taken.told_at, now)
+        else:
+            taken.written = debt.report(taken.attempt, taken.said, taken.told_at, now)
+        return taken.written
+
+    def _handed_out(self, worker: Worker) -> None:
+        """N1 and N2: what a worker is about to call is an open attempt of its own, and nobody else's."""
+        now = self.clock.now()
+        for call in worker.hands.take():
+            debt = self.debts[call.delivery.id]
+            self.taken[id(call)] = Taken(worker, call)
+            if call.is_lookup:
+                must(debt.status == "held" and debt.lookups == call.lookups, "N1", f"asked while {debt}")
+                continue
+            mine = debt.lease_owner == worker.worker and debt.lease_until == now + timedelta(seconds=LEASE)
+            must(debt.status == "attempting" and debt.attempt == call.delivery.attempt, "N1", debt)
+            must(mine, "N2", f"{worker.worker} calls under the lease of {debt.lease_owner}")
+
+    # -- picking -------------------------------------------------------------------------------
+
+    def _tick(self) -> Any:
+        self.clock.pass_by(TICK)
+        return self.clock.now()
+
+    def _watched(self, act: Callable[[], object], fault: tuple[int, bool] | None) -> list[bool]:
+        """Do `act`, which may break at `fault`; for each of its transactions, whether it was committed."""
+        number, after = fault or (None, False)
+        self.store.watch(number, after_commit=after)
+        _survive(act)
+        committed = self.store.committed
+        self.store.watch()
+        return committed
+
+    def _all(self, wanted: Callable[[Debt], bool], queue: str | None = None) -> list[Debt]:
+        return [
+            debt for debt in self.debts.values() if wanted(debt) and queue in (None, debt.channel.queue)
+        ]
+
+    def _taken(self, call: Call) -> Taken:
+        return self.taken[id(call)]
+
+    def _calls(self, wanted: Callable[[Taken], bool]) -> list[Taken]:
+        return [taken for taken in self.taken.values() if wanted(taken)]
+
+    def _running(self) -> list[Taken]:
+        return self._calls(lambda taken: not taken.call.returned and not taken.call.is_lookup)
+
+    def _asking(self) -> list[Taken]:
+        return self._calls(lambda taken: not taken.call.returned and taken.call.is_lookup)
+
+    def _attempts(self) -> list[Taken]:
+        return self._calls(lambda taken: not taken.call.is_lookup)
+
+    def _reported(self) -> list[Taken]:
+        return self._calls(lambda taken: taken.call.reported)
+
+    def _overtaken(self) -> list[Taken]:
+        return [
+            taken
+            for taken in self._running()
+            if self.debts[taken.call.delivery.id].attempt != taken.attempt
+            or self.debts[taken.call.delivery.id].status != "attempting"
+        ]
+
+    @staticmethod
+    def _pick(among: Iterable[Any], pick: int) -> Any:
+        found = list(among)
+        return found[pick % len(found)]
+
+
+def check_stream(stream: list[Recorded]) -> None:
+    """I1 to I7, and the chain."""
+    wrong = findings(stream)
+    must(not wrong, wrong[0].invariant if wrong else "", wrong)
+    previous = codec.GENESIS
+    for one in stream:
+        digest = codec.digest(
+            previous, one.delivery_id, one.version, one.type, one.schema_version, one.recorded_at, one.body
+        )
+        must(one.digest == digest, "I10", f"the chain of {one.delivery_id} breaks at {one.version}")
+        previous = digest
+
+
+def check_row(row: Row[Any], stream: list[Recorded]) -> None:
+    """I8: the row is the fold of its stream."""
+    folded = fold(one.event for one in stream)
+    assert folded is not None
+    must(delivery_of(row) == structs.replace(folded, rules=None), "I8", f"{row} is not {folded}")
+    must((row.digest, row.recorded_at) == (stream[-1].digest, stream[-1].recorded_at), "I8", row)
+
+
+def check_debt(debt: Debt, row: Row[Any], stream: list[Recorded]) -> None:
+    """The stream and the row, lease and lookup included, are as the model has them."""
+    happened = [(one.type, getattr(one.event, "cause", None)) for one in stream]
+    must(happened == debt.happened, "model", f"{happened} happened, not {debt.happened}")
+    for name in _COLUMNS:
+        found, expected = getattr(row, name), getattr(debt, name)
+        must(found == expected, "model", f"{name} is {found}, not {expected}: {debt}")
+    must(row.status != "pending" or row.due_at is not None, "N7", "pending without a due time")
+    must((row.status == "attempting") == (row.lease_until is not None), "N4", "an attempt without a lease")
+
+
+_COLUMNS = (
+    "status",
+    "version",
+    "attempt",
+    "endings",
+    "interruptions",
+    "snoozes",
+    "cancel_requested",
+    "due_at",
+    "expires_at",
+    "priority",
+    "lease_owner",
+    "lease_until",
+    "lookup_at",
+    "lookups",
+)
+
+
+def _events_after(position: int) -> Any:
+    return select(events).where(events.c.position > position).order_by(events.c.position)
+
+
+def _urgency(debt: Debt) -> Any:
+    return debt.priority, debt.due_at
+
+
+def _survive(act: Callable[[], object]) -> None:
+    from property.store.workers import Lost
+
+    try:
+        act()
+    except Lost:
+        return
