@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 from uuid import UUID, uuid4
 
 import pytest
 from eventsourcing import persistence as es
-from sqlalchemy import Engine, create_engine, insert
+from sqlalchemy import Connection, Engine, create_engine, insert, text
 
 from deliveries.core.codec import GENESIS, REGISTERED, digest
 from deliveries.errors import EngineNotConfigured, SchemaMissing
@@ -179,11 +179,16 @@ def test_a_writer_that_had_to_wait_is_chained_to_what_it_waited_for(
         first.execute(insert(events), recorder._chained(first, [stored(id, 0)]))
         second = threading.Thread(target=recorder.insert_events, args=[[stored(id, 1)]])
         second.start()
-        second.join(0.2)
-        assert second.is_alive(), "it waits for the first one's end"
+        while not store_has_waiters(first):
+            assert second.is_alive(), "it waits for the first one's end"
     second.join(30)
     assert len(recorder.select_events(id)) == 2
     assert chained(recorder.select_events(id))
+
+
+def store_has_waiters(connection: Connection) -> bool:
+    waiting = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+    return bool(connection.scalar(text(waiting)))
 
 
 # -- the database's word, in the library's -----------------------------------------------------
@@ -238,7 +243,7 @@ class Listener(threading.Thread):
         with self.changed:
             return self.changed.wait_for(lambda: len(self.seen) >= count, 30)
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

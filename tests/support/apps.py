@@ -267,19 +267,29 @@ class Apps:
 
     def __init__(self, engines: Callable[..., Engine]) -> None:
         self._engines = engines
-        self._made: dict[str, Deliveries] = {}
+        self._made: list[Deliveries] = []
         self.damaged = False
         """Set by tests that damage a database on purpose."""
 
     def __call__(self, url: str, clock: Clock | None = None, **options: Any) -> Deliveries:
         made = Deliveries(self._engines(url, **options), clock=clock)
-        self._made[url] = made
+        event.listen(made.engine, "connect", lambda connection, record: _opened.append(connection))
+        self._made.append(made)
         return made
 
     def look(self) -> None:
-        for app in self._made.values():
-            if not self.damaged:
-                assert_sound(app.engine)
+        for url, app in {app.engine.url: app for app in self._made}.items():
+            assert self.damaged or assert_sound(app.engine) is None, url
+
+    def close(self) -> None:
+        for app in self._made:
+            app.close()
+        while _opened:
+            _opened.pop().close()
+
+
+_opened: list[Any] = []
+"""The drivers' connections of all applications: a background thread may open one after its test."""
 
 
 @pytest.fixture
@@ -290,7 +300,10 @@ def apps(engines: Callable[..., Engine]) -> Iterator[Apps]:
     """
     made = Apps(engines)
     yield made
-    made.look()
+    try:
+        made.look()
+    finally:
+        made.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from cyclopts import App, CycloptsError, Parameter
@@ -13,18 +13,31 @@ from cyclopts import App, CycloptsError, Parameter
 from deliveries.cli import demonstration, performing, reading, setup, writing
 from deliveries.cli.failures import judge
 from deliveries.cli.options import Common
-from deliveries.cli.output import help_console, say
+from deliveries.cli.output import say, text_console
 
 HELP = "Debts to the outside world, in your own database: what is owed, what became of it, and why."
 
 EPILOGUE = """\
 A database is named by --url or DELIVERIES_URL, an application by --app or DELIVERIES_APP.
 
-With --json, stdout has nothing but JSON: one document a line; `list` prints one line per delivery.
+With --json, stdout has nothing but JSON: one document a line; list prints one line per delivery.
 
-Exit codes: 0 done; 1 something is wrong with what was found (no such delivery, a conflict, a database
-that does not answer, a drain that left something held or exhausted); 2 the command line is wrong;
-128 + n stopped early by signal n."""
+Exit codes:
+0: done.
+1: something is wrong with what was found: no such delivery, a conflict, a silent database, ...
+2: the command line is wrong.
+128 + n: stopped early by signal n."""
+
+VERBS: tuple[Callable[..., int], ...] = (
+    reading.list_,
+    reading.show,
+    reading.explain,
+    writing.schedule,
+    writing.cancel,
+    performing.worker,
+    performing.drain,
+    demonstration.demo,
+)
 
 
 def application() -> App:
@@ -37,11 +50,9 @@ def application() -> App:
         version=lambda: metadata.version("deliveries"),
         default_parameter=Parameter(negative=()),
     )
-    for verb in (reading.list_, reading.show, reading.explain, writing.schedule, writing.cancel):
-        app.command(verb, name=verb.__name__.rstrip("_"))
-    for verb in (performing.worker, performing.drain, demonstration.demo):
-        app.command(verb)
-    schema = App(name="db", help="Create the tables, or print the SQL that does.")
+    for verb in VERBS:
+        app.command(verb, name=verb.__name__.rstrip("_"), help_epilogue="")
+    schema = App(name="db", help="Create the tables, or print the SQL that does.", help_epilogue="")
     schema.command(setup.upgrade)
     schema.command(setup.sql)
     app.command(schema)
@@ -52,7 +63,7 @@ def run(argv: Sequence[str]) -> int:
     """Parse, run the verb, and turn whatever it raises into an exit code and one line on stderr."""
     try:
         verb, bound, _ = application().parse_args(
-            list(argv), console=help_console(), print_error=False, exit_on_error=False
+            list(argv), console=text_console(), print_error=False, exit_on_error=False
         )
     except CycloptsError as error:
         say(f"{error} (see --help)")

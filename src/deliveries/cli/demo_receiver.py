@@ -24,42 +24,37 @@ from typing import Any, Self
 from deliveries.cli.demo_proof import Request
 
 RETRY_AFTER_SECONDS = 1
-SLOW_SECONDS = (0.8, 1.4)
+SLOW_SECONDS = (0.6, 1.0)
 """How long a slow answer takes, least and most."""
 MAX_SECONDS = 15.0
 """How long a connection may say nothing before its thread ends."""
 
-OK, SLOW, RESET = 200, -200, 0
-"""What a habit lists beside HTTP statuses: accept and answer slowly; reset the connection."""
+ACCEPT, ACCEPT_SLOWLY, RESET = 200, -200, 0
+"""What a habit lists beside the HTTP statuses of a refusal."""
 
 
 class Habit(Enum):
-    """How the receiver treats one order: what it does with the first request, the second, and so on.
+    """How the receiver treats an order: a label, a share of orders in percent, and a script.
 
-    The last entry stays. The second value is the share of orders, in percent.
+    The script says what it does with the first request, the second, and so on; the last entry stays.
     """
 
-    PROMPT = ("accepts at once", 49, (OK,))
-    SLOW = ("accepts, answers slowly", 15, (SLOW,))
-    ERROR = ("500, then 503, then accepts", 10, (500, 503, OK))
-    RESET = ("resets the connection first", 8, (RESET, OK))
-    LIMITED = ("429 with Retry-After first", 7, (429, OK))
-    AWFUL = ("500, reset, 429, then slow", 6, (500, RESET, 429, SLOW))
+    PROMPT = ("accepts", 50, (ACCEPT,))
+    TARDY = ("accepts, answers slowly", 14, (ACCEPT_SLOWLY,))
+    FAULTY = ("500, 503, then accepts", 10, (500, 503, ACCEPT))
+    RUDE = ("resets, then accepts", 8, (RESET, ACCEPT))
+    STRICT = ("429, then accepts", 7, (429, ACCEPT))
+    AWFUL = ("500, reset, 429, slowly", 6, (500, RESET, 429, ACCEPT_SLOWLY))
     GONE = ("410, for ever", 5, (410,))
 
-    @property
-    def label(self) -> str:
-        return self.value[0]
-
-    @property
-    def script(self) -> tuple[int, ...]:
-        return self.value[2]
+    def __init__(self, label: str, percent: int, script: tuple[int, ...]) -> None:
+        self.label, self.percent, self.script = label, percent, script
 
     @classmethod
     def deal(cls, orders: int, chance: random.Random) -> list[Habit]:
-        """One habit for each order, in exact shares, shuffled."""
-        rest = [habit for habit in cls if habit is not cls.PROMPT]
-        dealt = [habit for habit in rest for _ in range(max(1, orders * habit.value[1] // 100))]
+        """One habit for each order, in exact shares, shuffled; prompt is what remains."""
+        others = [habit for habit in cls if habit is not cls.PROMPT]
+        dealt = [habit for habit in others for _ in range(max(1, orders * habit.percent // 100))]
         dealt += [cls.PROMPT] * (orders - len(dealt))
         chance.shuffle(dealt)
         return dealt
@@ -74,7 +69,7 @@ class Reply:
 
     @property
     def accepted(self) -> bool:
-        return self.status == OK
+        return self.status == ACCEPT
 
 
 class Receiver:
@@ -105,7 +100,7 @@ class Receiver:
     def receive(self, key: str, attempt: int, order: int) -> Reply:
         """Log one request and say what to do with it."""
         with self._lock:
-            reply = Reply(OK) if key in self._accepted else self._reply(key, order)
+            reply = Reply(ACCEPT) if key in self._accepted else self._reply(key, order)
             self.requests.append(Request(key, attempt, order, reply.status))
             if reply.accepted:
                 self._accepted.add(key)
@@ -120,7 +115,7 @@ class Receiver:
         step = script[min(self._refused[key], len(script) - 1)]
         # Drawn from the order alone, so that a seed repeats whatever the scheduling of threads.
         delay = random.Random(order).uniform(*SLOW_SECONDS)  # noqa: S311 - no secret
-        return Reply(OK, delay) if step == SLOW else Reply(step)
+        return Reply(ACCEPT, delay) if step == ACCEPT_SLOWLY else Reply(step)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -188,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(reply)
 
     def _answer(self, reply: Reply) -> None:
-        said = {OK: b"thank you", 410: b"the customer closed this address"}.get(reply.status, b"not now")
+        said = {ACCEPT: b"thank you", 410: b"the customer closed this address"}.get(reply.status, b"not now")
         head = [f"HTTP/1.1 {reply.status} Demo", f"Content-Length: {len(said)}"]
         if reply.status == 429:
             head.append(f"Retry-After: {RETRY_AFTER_SECONDS}")

@@ -64,8 +64,14 @@ class Progress:
         self._bars.stop()
 
 
-_COLUMNS = {"Attempted": "attempts", "Failed": "failed", "Interrupted": "cut off by kill -9"}
-_ENDS = {"Succeeded": "succeeded", "Cancelled": "cancelled"}
+_COLUMNS = {
+    "Scheduled": "owed",
+    "Attempted": "attempts",
+    "Failed": "failed",
+    "Interrupted": "cut off",
+    "Succeeded": "succeeded",
+    "Cancelled": "cancelled",
+}
 
 
 def show_outcomes(
@@ -76,16 +82,14 @@ def show_outcomes(
     for key, history in streams.items():
         if key in habits:
             counts[habits[key]].update(recorded.type for recorded in history)
-    kinds = {"Scheduled": "webhooks", **_COLUMNS, **_ENDS}
-    kinds |= {name: name.lower() for name in sorted({n for c in counts.values() for n in c} - set(kinds))}
-    table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
-    table.add_column("the receiver ...", "in all")
     total = sum(counts.values(), Counter[str]())
-    for name, title in kinds.items():
-        table.add_column(title, f"{total[name]:,}", justify="right")
+    columns = _COLUMNS | {kind: kind.lower() for kind in sorted(total) if kind not in _COLUMNS}
+    table = Table(box=box.SIMPLE_HEAD, show_footer=True, padding=(0, 1, 0, 0))
+    table.add_column("the receiver", "in all", no_wrap=True)
+    for kind, title in columns.items():
+        table.add_column(title, f"{total[kind]:,}", justify="right", no_wrap=True)
     for habit, count in counts.items():
-        table.add_row(habit.label, *(f"{count[name]:,}" if count[name] else "." for name in kinds))
-    console.print()
+        table.add_row(habit.label, *(f"{count[kind]:,}" if count[kind] else "." for kind in columns))
     console.print(table)
 
 

@@ -15,7 +15,7 @@ import sys
 from deliveries import Backoff, Deliveries
 
 CHANNEL = "webhook"
-CONCURRENCY = 20
+CONCURRENCY = 32
 LEASE_SECONDS = 3.0
 """How long the calls of a killed worker stay out of reach."""
 TIMEOUT_SECONDS = 10.0

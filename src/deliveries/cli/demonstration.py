@@ -10,17 +10,17 @@ NOTHING_ELSE = Common()
 
 
 def demo(
-    *, deliveries: int = 1_000, seed: int = 1, keep: Path | None = None, common: Common = NOTHING_ELSE
+    *, deliveries: int = 1_000, seed: int = 2_026, keep: Path | None = None, common: Common = NOTHING_ELSE
 ) -> int:
     """Show the main job, faults and all, on a SQLite file of its own.
 
     Args:
-        deliveries: How many to schedule.
+        deliveries: How many to schedule, 50 to 10000.
         seed: Which faults happen.
-        keep: Leave the database in this file.
+        keep: Leave the database in this file, which must not exist.
         common: No database is needed.
     """
     from deliveries.cli.demo import run
-    from deliveries.cli.output import console
+    from deliveries.cli.output import text_console
 
-    return run(console(), deliveries=deliveries, seed=seed, keep=keep)
+    return run(text_console(), deliveries=deliveries, seed=seed, keep=keep)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from deliveries.cli.failures import UsageError
 from deliveries.errors import StoreError
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from deliveries.app import Deliveries
 
 
-@Parameter(name="*", group="Common")
+_COMMON = Group("Common", sort_key=1)
+
+
+@Parameter(name="*", group=_COMMON)
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """What every verb takes."""
@@ -32,7 +35,7 @@ class Common:
     """Show the traceback of an error."""
 
 
-@Parameter(name="*", group="Database")
+@Parameter(name="*", group=_COMMON)
 @dataclass(frozen=True, kw_only=True)
 class Database(Common):
     """What every verb takes that works on a database."""

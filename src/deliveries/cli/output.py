@@ -55,26 +55,30 @@ def data(value: Any) -> None:
 
 
 def console() -> Console:
-    """Where people read: styles only on a terminal without NO_COLOR, no markup, no guessing."""
-    return _console(None if sys.stdout.isatty() else _WIDE)
+    """Where rows are shown: styles only on a terminal without NO_COLOR, no markup, no guessing."""
+    return _console(None if sys.stdout.isatty() else _WIDE, markup=False)
 
 
-def help_console() -> Console:
-    """The same for help, which fills its lines; 80 columns where no terminal limits them."""
-    return _console(None)
+def text_console() -> Console:
+    """Where our own texts are shown: they may have markup, and wrap, at 80 columns without a terminal."""
+    return _console(None, markup=True)
 
 
-def _console(width: int | None) -> Console:
+def _console(width: int | None, *, markup: bool) -> Console:
     from rich.console import Console
 
     class Quiet(Console):
         def on_broken_pipe(self) -> None:
             raise  # noqa: PLE0704 - rich calls this in its `except BrokenPipeError`, to exit by itself
 
-    # NO_COLOR asks for no colour only, and rich would still write bold and dim: we write nothing
-    colours = None if os.environ.get("NO_COLOR") else "auto"
-    # the same names for all of rich's guesses: a row's text is never markup, emoji or a highlight
-    return Quiet(color_system=colours, width=width, markup=False, emoji=False, highlight=False)
+    return Quiet(
+        # NO_COLOR asks for no colour only, and rich would still write bold and dim: we write nothing
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        width=width,
+        markup=markup,
+        emoji=False,
+        highlight=False,
+    )
 
 
 def log_to_stderr() -> None:
@@ -91,10 +95,10 @@ def log_to_stderr() -> None:
 class _PlainFormatter(logging.Formatter):
     """One line for a message, however hostile; only a traceback keeps its line breaks."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return plain(super().formatMessage(record))
 
-    def formatException(self, ei: Any) -> str:
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
         return plain_lines(super().formatException(ei))
 
 

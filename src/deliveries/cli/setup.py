@@ -56,5 +56,6 @@ def statements(dialect: str) -> Iterator[str]:
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             yield str(CreateIndex(index).compile(dialect=made)).strip()
     yield from (statement.strip() for statement in STATEMENTS[dialect])
-    yield f"INSERT INTO {schema.name} (version, created_at) VALUES ({SCHEMA_VERSION}, {_NOW[dialect]})"
+    row = f"({SCHEMA_VERSION}, {_NOW[dialect]})"
+    yield f"INSERT INTO {schema.name} (version, created_at) VALUES {row}"  # noqa: S608 - our constants
     yield "COMMIT"

@@ -28,7 +28,9 @@ class Call:
     registration: Registration
     started_at: datetime
     lease_until: float
-    """When our lease ends, by our own clock; kept on the early side."""
+    """When our lease ends, by our own clock; the database's ends a little earlier."""
+    margin: float = 0.0
+    """How much earlier at most: a call is not entered in that last moment."""
     lookups: int = 0
     """Which question this is, from 1; 0 for an attempt."""
     entered: bool = False
@@ -85,7 +87,7 @@ class Call:
     def enter(self) -> bool:
         """Whether the adapter may be entered now: not withdrawn, and the lease still ours."""
         self.entered_at = time.monotonic()
-        if self.withdrawn or self.entered_at >= self.lease_until:
+        if self.withdrawn or self.entered_at >= self.lease_until - self.margin:
             return False
         self.entered = True
         return True
@@ -136,6 +138,9 @@ class Call:
         For an unsafe adapter, and for a lookup, an exception says nothing about the effect.
         """
         error = self.error
+        if error is None and isinstance(self.value, type) and issubclass(self.value, o.Outcome):
+            # an outcome's class where an instance was meant: calling that success could lose a debt
+            error = TypeError(f"the adapter returned the class {self.value.__name__}, not an instance")
         if error is None:
             outcome = o.outcome_of(self.value)
             behind = getattr(outcome, "error", None)

@@ -104,7 +104,8 @@ class Claims:
             stream=change.stream,
             registration=self._registrations[change.after.channel],
             started_at=change.recorded.recorded_at,
-            lease_until=time.monotonic() + self._settings.lease - self._settings.lease_margin,
+            lease_until=time.monotonic() + self._settings.lease,
+            margin=self._settings.lease_margin,
         )
 
     def start(self, id: UUID) -> Change | None:

@@ -192,11 +192,12 @@ class Processor:
             self._presence.announce()
             self._next_presence = monotonic + self._settings.lease / 3
         swept = self._sweep() if self._is_claiming and monotonic >= self._next_sweep else False
-        free = self._claims.free() if self._wants_claim(monotonic) else {}
-        if not self._ledger.finished and not self._is_worth_claiming(free):
-            self._loaded = False
-            return swept
-        self._loaded = self._exchange(free)
+        free = self._claims.free()
+        if free and not (self._wants_claim(monotonic) and self._is_worth_claiming(free)):
+            free = {}
+        if free or self._ledger.finished:
+            full = self._exchange(free)
+            self._loaded = full if free else self._loaded
         return swept or (self._loaded and bool(self._claims.free()))
 
     def _exchange(self, free: Mapping[str, int]) -> bool:
@@ -228,7 +229,7 @@ class Processor:
             self.summary.count(change)
         self._recorded(changes)
         self._launch(self._claims.lookups())
-        if len(changes) == PAGE:
+        if len(changes) >= PAGE:
             return True
         self._next_sweep = time.monotonic() + self._settings.sweep_every
         return False
@@ -295,8 +296,8 @@ class Processor:
 
     def _is_worth_claiming(self, free: Mapping[str, int]) -> bool:
         """On SQLite a claim takes the write lock of the whole file: look first."""
-        if not free or self._loaded or self._store.engine.dialect.name != "sqlite":
-            return bool(free)
+        if self._loaded or self._ledger.finished or self._store.engine.dialect.name != "sqlite":
+            return True
         with self._store.reading() as connection:
             return self._store.anything_due(connection, list(free))
 

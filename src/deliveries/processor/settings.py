@@ -49,7 +49,7 @@ class Settings:
 
     @property
     def lease_margin(self) -> float:
-        """By how much we think our lease shorter than the database does."""
+        """How long before the end of a lease no call is entered any more."""
         return min(1.0, self.lease / 10)
 
     def retry_after(self, failures: int) -> float:

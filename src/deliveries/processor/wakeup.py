@@ -90,11 +90,10 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
             return
         due.clear()
         try:
-            with wakeup._engine.connect() as plain:
-                connection = plain.execution_options(isolation_level="AUTOCOMMIT")
-                connection.exec_driver_sql("SET synchronous_commit = off")
+            with wakeup._engine.begin() as connection:
+                # nothing durable is written: nobody need wait for the disk
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
-                connection.exec_driver_sql("RESET synchronous_commit")
         except Exception:
             _log.debug("a notification was not sent; processors poll", exc_info=True)
         del wakeup
