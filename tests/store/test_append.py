@@ -87,6 +87,27 @@ def test_one_stale_event_stops_no_other(acts: Acts) -> None:
     assert [len(acts.history(id)) for id in ids] == [2] * 5
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_batchs_events_for_one_delivery_the_next_is_written(acts: Acts, turned: bool) -> None:
+    """The other one was decided from a state that is not there yet."""
+    id, other = acts.schedule(), acts.schedule()
+    first = acts.next(id, start())
+    second = advance(first.stream, report(1, o.Delivered()))
+    assert second is not None
+    writes = [Write(first), Write(second), Write(acts.next(other, c.Cancel(now=NOW)))]
+    assert acts.append(*(reversed(writes) if turned else writes)) == {id, other}
+    assert [recorded.version for recorded in acts.history(id)] == [1, 2]
+    assert acts.row(id).version == 2
+
+
+def test_of_a_batchs_rival_events_for_one_delivery_one_is_written(acts: Acts) -> None:
+    id, other = acts.schedule(), acts.schedule()
+    rivals = [Write(acts.next(id, start())), Write(acts.next(id, c.Cancel(now=NOW)))]
+    assert acts.append(*rivals, Write(acts.next(other, c.Cancel(now=NOW)))) == {id, other}
+    assert len(acts.history(id)) == acts.row(id).version == 2
+    assert acts.projected(id).status == acts.stream(id).delivery.status
+
+
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
 def test_a_row_that_somebody_holds_is_left_out(acts: Acts) -> None:
     """An operator's open cancel of one delivery must not stall a batch of 500."""

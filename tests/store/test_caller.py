@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, func, select
+from sqlalchemy import Connection, Engine, create_engine, func, make_url, select
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from deliveries import sqlite
 from deliveries.clock import SystemClock
 from deliveries.errors import CallerError, EngineNotConfigured
+from deliveries.sqlite import configure
 from deliveries.store.rows import Birth
 from deliveries.store.schema import contents, deliveries, events
 from deliveries.store.store import Store
@@ -120,12 +122,12 @@ def test_configuring_comes_before_the_first_connection(unconfigured: Engine) -> 
     with unconfigured.connect():
         pass
     with pytest.raises(CallerError, match="before its first connection"):
-        sqlite.configure(unconfigured)
+        configure(unconfigured)
 
 
 def test_configuring_twice_is_once(store: Store) -> None:
     with store.reading():
-        sqlite.configure(store.engine)
+        configure(store.engine)
     with store.transaction():  # a second listener would say BEGIN a second time
         pass
 
@@ -186,6 +188,23 @@ def test_reading_waits_for_no_writer(sqlite_url: str, engines: Callable[..., Eng
         store.schedule(writer, [birth()])
         assert count(store) == [0, 0, 0]
     assert count(store) == [1, 1, 1]
+
+
+def test_opening_a_file_waits_for_its_writer(empty_sqlite_url: str, engines: Callable[..., Engine]) -> None:
+    """SQLite refuses to turn WAL on beside a writer at once, whatever the busy timeout says."""
+    path = make_url(empty_sqlite_url).database
+    writer = sqlite3.connect(str(path), isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    store = Store(engines(empty_sqlite_url), SystemClock())
+    opening = threading.Thread(target=store.create_schema)
+    opening.start()
+    opening.join(0.1)
+    waited = opening.is_alive()
+    writer.execute("COMMIT")
+    writer.close()
+    opening.join(30)
+    assert waited
+    assert count(store) == [0, 0, 0]
 
 
 def in_transaction_at_once(connection: Connection) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,10 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from eventsourcing import persistence as es
 from eventsourcing.application import AggregateNotFoundError
-from eventsourcing.dispatch import singledispatchmethod
 from eventsourcing.domain import Aggregate
-from eventsourcing.popo import POPOTrackingRecorder
-from eventsourcing.projection import Projection, ProjectionRunner
 from sqlalchemy import insert
 
 from deliveries.core import commands as c
@@ -241,74 +237,6 @@ def test_a_subscription_from_a_place_and_of_types(log: DeliveryLog, acts: Acts) 
     with log.subscribe(gt=3, topics=["Succeeded"]) as subscription:
         found, _ = next(subscription)
     assert (found.type, found.originator_id) == ("Succeeded", ids[1])
-
-
-# -- projections -------------------------------------------------------------------------------
-
-
-class Counts(POPOTrackingRecorder):
-    """How many events of each type there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def add(self, name: str, tracking: es.Tracking) -> None:
-        with self._database_lock:
-            self._assert_tracking_uniqueness(tracking)
-            self._insert_tracking(tracking)
-            self.seen.append(name)
-
-
-class Counting(Projection[Counts]):
-    @singledispatchmethod
-    def process_event(self, domain_event: Any, tracking: es.Tracking) -> None:
-        raise NotImplementedError
-
-    @process_event.register
-    def _(self, domain_event: DeliveryEvent, tracking: es.Tracking) -> None:
-        self.view.add(domain_event.type, tracking)
-
-    @process_event.register
-    def _(self, domain_event: UnreadableDeliveryEvent, tracking: es.Tracking) -> None:
-        self.view.add("unreadable", tracking)
-
-
-class CountingEnds(Counting):
-    topics = ("Succeeded",)
-
-
-@pytest.fixture
-def running(acts: Acts) -> Callable[..., Any]:
-    def run(projection: type[Counting]) -> Any:
-        return ProjectionRunner(
-            application_class=log_class(acts.store),
-            projection_class=projection,
-            view_class=Counts,
-            env={"PERSISTENCE_MODULE": "eventsourcing.popo"},
-        )
-
-    return run
-
-
-def test_a_projection_runner_passes_by_what_is_unreadable(acts: Acts, running: Callable[..., Any]) -> None:
-    first = acts.schedule()
-    write(acts, event_row(body=b"\xff"))
-    acts.attempt(first)
-    with running(Counting) as runner:
-        runner.wait(runner.app.recorder.max_notification_id(), timeout=30)
-        assert runner.view.seen == ["Scheduled", "unreadable", "Attempted"]
-        acts.do(first, report(1, o.Delivered()))
-        runner.app.wake()
-        runner.wait(runner.app.recorder.max_notification_id(), timeout=30)
-    assert runner.view.seen == ["Scheduled", "unreadable", "Attempted", "Succeeded"]
-
-
-def test_a_projection_of_types(acts: Acts, running: Callable[..., Any]) -> None:
-    succeeded(acts)
-    with running(CountingEnds) as runner:
-        runner.wait(3, timeout=30)
-    assert runner.view.seen == ["Succeeded"]
 
 
 # -- start-up ----------------------------------------------------------------------------------

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, insert, inspect, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 
 from deliveries.clock import SystemClock
 from deliveries.errors import SchemaMissing, SchemaTooNew, StoreError
 from deliveries.store.ddl import install
+from deliveries.store.recorder import DeliveryRecorder
 from deliveries.store.schema import SCHEMA_VERSION, deliveries, events, metadata, schema
 from deliveries.store.store import Store
 from store.acts import Acts, StoppedClock, event_row
@@ -157,6 +159,38 @@ def test_a_sequence_that_caches_positions_is_refused(
         pass
     with pytest.raises(StoreError, match="CACHE 10"), store.reading():
         pass
+
+
+@pytest.fixture
+def stranger(postgresql_url: str, engines: Callable[..., Engine]) -> Iterator[str]:
+    """The URL of a role that was granted the tables and no more."""
+    name = f"deliveries_{uuid4().hex}"
+    owner = engines(postgresql_url, isolation_level="AUTOCOMMIT")
+    with owner.connect() as connection:
+        connection.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD '{name}'"))
+        connection.execute(text(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}"))
+    url = make_url(postgresql_url).set(username=name, password=name)
+    yield url.render_as_string(hide_password=False)
+    with owner.connect() as connection:
+        connection.execute(text(f"DROP OWNED BY {name}"))
+        connection.execute(text(f"DROP ROLE {name}"))
+
+
+def test_a_role_that_may_not_read_the_sequence_is_told_so(
+    stranger: str, postgresql_url: str, engines: Callable[..., Engine]
+) -> None:
+    """Inserting needs no right on it, and PostgreSQL 18 shows such a role an empty sequence: the log
+    would seem complete up to nothing, for ever.
+    """
+    store = Store(engines(stranger), SystemClock())
+    with pytest.raises(StoreError, match="GRANT SELECT ON SEQUENCE"), store.reading():
+        pass
+    with engines(postgresql_url).begin() as connection:
+        role = make_url(stranger).username
+        connection.execute(text(f"GRANT SELECT ON SEQUENCE delivery_events_position_seq TO {role}"))
+    id = Acts(store).schedule(due_at=NOW)
+    (found,) = DeliveryRecorder(store).select_notifications(None, 10)
+    assert found.originator_id == id
 
 
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)

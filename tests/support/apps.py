@@ -17,7 +17,7 @@ from uuid import UUID
 
 import pytest
 from msgspec import structs
-from sqlalchemy import Engine, event, select
+from sqlalchemy import Engine, NullPool, event, select
 
 from deliveries import Deliveries, Delivery, Recorded
 from deliveries.clock import Clock, SystemClock
@@ -28,6 +28,7 @@ from deliveries.processor.processor import Processor
 from deliveries.store.rows import delivery_of
 from deliveries.store.schema import deliveries, metadata
 from deliveries.store.store import Store
+from support.databases import Server
 from support.histories import NOW
 from support.invariants import findings
 
@@ -290,6 +291,47 @@ class Apps:
 
 _opened: list[Any] = []
 """The drivers' connections of all applications: a background thread may open one after its test."""
+
+
+_WIPE = f"""
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+  WHERE datname = current_database() AND pid <> pg_backend_pid();
+SET session_replication_role = replica;
+TRUNCATE {", ".join(name for name in metadata.tables if name != "delivery_schema")} RESTART IDENTITY;
+DROP TABLE IF EXISTS orders;
+"""
+"""The guards are triggers, which a replica does not fire."""
+
+
+@pytest.fixture(scope="session")
+def common_postgresql_url(postgresql_server: Server) -> Iterator[str]:
+    """A PostgreSQL database with our schema, for all tests of a process."""
+    url = postgresql_server.create_with_schema()
+    yield url.render_as_string(hide_password=False)
+    postgresql_server.drop(url)
+
+
+@pytest.fixture
+def postgresql_url(common_postgresql_url: str, engines: Callable[..., Engine]) -> str:
+    """The common database, wiped: several times faster than a new one."""
+    with engines(common_postgresql_url, poolclass=NullPool).begin() as connection:
+        connection.exec_driver_sql(_WIPE)
+    return common_postgresql_url
+
+
+@pytest.fixture
+def fresh_postgresql_url(postgresql_server: Server) -> Iterator[str]:
+    """A database of the test's own, which it may damage."""
+    url = postgresql_server.create_with_schema()
+    yield url.render_as_string(hide_password=False)
+    postgresql_server.drop(url)
+
+
+@pytest.fixture
+def fresh_url(request: pytest.FixtureRequest, dialect: str) -> str:
+    """As `database_url`, to be damaged."""
+    name = {"sqlite": "sqlite_url", "postgresql": "fresh_postgresql_url"}[dialect]
+    return str(request.getfixturevalue(name))
 
 
 @pytest.fixture

@@ -106,6 +106,21 @@ def resolve(outcome: o.Outcome, by: Literal["lookup", "operator"], **fields: Any
     return c.Resolve(now=NOW, outcome=outcome, by=by, **fields)
 
 
+TABLE: dict[type[e.Event], tuple[set[Status | None], Status]] = {
+    e.Scheduled: ({None}, Status.PENDING),
+    e.Rescheduled: ({Status.PENDING, Status.ATTEMPTING, Status.HELD}, Status.PENDING),
+    e.Attempted: ({Status.PENDING}, Status.ATTEMPTING),
+    e.Failed: ({Status.ATTEMPTING}, Status.PENDING),
+    e.Interrupted: ({Status.ATTEMPTING}, Status.PENDING),
+    e.Held: ({Status.ATTEMPTING}, Status.HELD),
+    e.CancelRequested: ({Status.ATTEMPTING}, Status.ATTEMPTING),
+    e.Succeeded: ({Status.ATTEMPTING, Status.HELD}, Status.SUCCEEDED),
+    e.Suppressed: ({Status.PENDING, Status.ATTEMPTING}, Status.SUPPRESSED),
+    e.Cancelled: ({Status.PENDING, Status.ATTEMPTING, Status.HELD}, Status.CANCELLED),
+    e.Exhausted: ({Status.PENDING, Status.ATTEMPTING, Status.HELD}, Status.EXHAUSTED),
+}
+"""The table of the architecture, by hand: event -> (states it may come from, state it leads to)."""
+
 # -- lives, without chance ---------------------------------------------------------------------
 
 PLENTY = {"max_attempts": 1_000, "max_interruptions": 1_000, "max_snoozes": 1_000}

@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib import metadata
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -47,8 +46,8 @@ def application() -> App:
         help=HELP,
         help_epilogue=EPILOGUE,
         help_format="plaintext",
-        version=lambda: metadata.version("deliveries"),
-        default_parameter=Parameter(negative=()),
+        version=_version,
+        default_parameter=Parameter(negative=(), show_default=False),
     )
     for verb in VERBS:
         app.command(verb, name=verb.__name__.rstrip("_"), help_epilogue="")
@@ -57,6 +56,12 @@ def application() -> App:
     schema.command(setup.sql)
     app.command(schema)
     return app
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("deliveries")
 
 
 def run(argv: Sequence[str]) -> int:

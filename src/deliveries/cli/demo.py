@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +81,7 @@ def _play(console: Console, path: Path, deliveries: int, seed: int) -> Proof:
     with closing(stage.app), Receiver(habits, deliveries // 2) as receiver:
         stage.app.create_schema()
         shop = Shop(stage.app, receiver.url, fates)
-        with _open(shop) as closed:
-            stage.perform(shop, closed, receiver)
+        stage.perform(shop, receiver)
         streams = {found.idempotency_key: stage.app.history(found.id) for found in stage.app.find(limit=MOST)}
         proof = prove(
             Books(
@@ -95,19 +93,9 @@ def _play(console: Console, path: Path, deliveries: int, seed: int) -> Proof:
             )
         )
         show_outcomes(console, {key: habits[order] for key, order in shop.committed.items()}, streams)
-        show_explanation(console, stage.app.explain(_telling(streams, proof)))
-        show_proof(console, proof, receiver.accepted, stage.elapsed)
+        show_explanation(console, stage.app.explain(_telling(streams, proof)), bool(proof.repeated))
+        show_proof(console, proof, stage.elapsed)
     return proof
-
-
-@contextmanager
-def _open(shop: Shop) -> Iterator[Future[None]]:
-    """The shop takes its orders in a thread of its own, as an application would, beside the worker."""
-    with ThreadPoolExecutor(1, "shop") as thread:
-        try:
-            yield thread.submit(shop.take_orders)
-        finally:
-            shop.closing.set()
 
 
 @dataclass
@@ -130,53 +118,48 @@ class Stage:
         """Seconds since the start."""
         return time.monotonic() - self._started
 
-    def perform(self, shop: Shop, closed: Future[None], receiver: Receiver) -> None:
+    def perform(self, shop: Shop, receiver: Receiver) -> None:
         """From the first order to the last webhook, with a kill in between. Raises: DemoFailed."""
-        with ExitStack() as processes, Progress(self.console, len(shop.fates), shop.owed) as progress:
-            first = processes.enter_context(self._worker(1)).ready()
-            self._watch(progress, shop, closed, first, receiver.midway)
+        with ExitStack() as open_, Progress(self.console, len(shop.fates), shop.owed) as progress:
+            first = open_.enter_context(Worker(self._url)).ready()
+            open_.enter_context(shop)
+            if not self._watch(progress, shop, first, receiver.midway):
+                raise DemoFailed("all was done before the worker could be killed: take more deliveries")
             first.kill()
-            self.killed, cut = first.name, self._open_attempts(first.name)
+            self.killed = first.name
             progress.tell(
-                f"kill -9 {first.pid}: the worker dies with {receiver.accepted:,} webhooks accepted "
-                f"and {cut} attempts open"
+                f"kill -9 {first.pid}: that worker is gone, after {receiver.accepted:,} webhooks, "
+                f"in the middle of {self._open_attempts(first.name):,} more"
             )
-            second = processes.enter_context(self._worker(2)).ready()
-            progress.tell(f"worker {second.pid} takes over; leases of the dead run out by themselves")
-            self._watch(progress, shop, closed, second, None)
+            second = open_.enter_context(Worker(self._url)).ready()
+            progress.tell(f"worker {second.pid} takes over, and finds what the dead one left open")
+            self._watch(progress, shop, second, threading.Event())
             second.stop()
+            for worker in (first, second):
+                if complaint := worker.complaint():
+                    progress.tell(f"worker {worker.pid} says{complaint}")
 
-    def _worker(self, number: int) -> Worker:
-        return Worker(self._url, self.path.with_name(f"{self.path.stem}-worker-{number}.log"))
-
-    def _watch(
-        self,
-        progress: Progress,
-        shop: Shop,
-        closed: Future[None],
-        worker: Worker,
-        until: threading.Event | None,
-    ) -> None:
-        """Show how far it is, until the event is set, or all is done. Raises: DemoFailed."""
-        while until is None or not until.wait(0.05):
+    def _watch(self, progress: Progress, shop: Shop, worker: Worker, until: threading.Event) -> bool:
+        """Show how far it is. True once the event is set, False once all is done. Raises: DemoFailed."""
+        while not until.wait(0.05):
+            taken = shop.is_done  # asked first, or the last order could be missed below
             live, ended = self._counts()
             progress.show(len(shop.committed) + len(shop.undone), ended)
-            if closed.done() and closed.result() is None and not live:
-                if until is None:
-                    return
-                raise DemoFailed("all was done before the worker could be killed: take more deliveries")
+            if taken and not live:
+                return False
             worker.check()
             if time.monotonic() > self.gives_up_at:
-                raise DemoFailed(f"after {self.elapsed:.0f} s, {live:,} are not done{worker.complaint()}")
-            if until is None:
-                time.sleep(0.05)
+                raise DemoFailed(
+                    f"after {self.elapsed:.0f} s {live:,} webhooks are not done{worker.complaint()}"
+                )
+        return True
 
     def _counts(self) -> tuple[int, int]:
         """Deliveries that are not done, and those that are."""
-        counts = select(_rows.c.status, func.count()).group_by(_rows.c.status)
+        counts = select(_rows.c.status, func.count().label("number")).group_by(_rows.c.status)
         with self.app.engine.connect() as connection:
             reader = connection.execution_options(**{sqlite.READ_ONLY: True})
-            found = {status: number for status, number in reader.execute(counts)}
+            found = {row.status: row.number for row in reader.execute(counts)}
         live = sum(found.pop(status, 0) for status in ("pending", "attempting", "held"))
         return live, sum(found.values())
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
-from pathlib import Path
+import tempfile
 from typing import Self
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 15.0
+MAX_COMPLAINT = 2_000
+"""Bytes shown of what a worker wrote on standard error."""
 
 
 class DemoFailed(Exception):
@@ -19,15 +22,14 @@ class DemoFailed(Exception):
 class Worker:
     """One worker process, gone at the end of the `with` whatever happens."""
 
-    def __init__(self, url: str, log: Path) -> None:
-        self._log = log
-        with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "deliveries.cli.demo_worker", url],
-                stdin=subprocess.PIPE,  # its end tells the worker that we are gone
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            )
+    def __init__(self, url: str) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._process = subprocess.Popen(  # noqa: S603 - ourselves
+            [sys.executable, "-m", "deliveries.cli.demo_worker", url],
+            stdin=subprocess.PIPE,  # its end tells the worker that we are gone
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
         self.pid = self._process.pid
         self.name = ""
         """What it calls itself in the events; known once it is ready."""
@@ -62,9 +64,11 @@ class Worker:
             raise DemoFailed(f"worker {self.pid} ended with {code}{self.complaint()}")
 
     def complaint(self) -> str:
-        """The end of what it wrote on standard error, as the end of a sentence."""
-        text = self._log.read_text("utf-8", "replace").strip()
-        return f":\n{text[-2_000:]}" if text else ""
+        """The end of what it wrote on standard error, as the end of a sentence; empty for nothing."""
+        size = os.fstat(self._errors.fileno()).st_size
+        # Not a seek: the file's position is the worker's, too.
+        text = os.pread(self._errors.fileno(), MAX_COMPLAINT, max(0, size - MAX_COMPLAINT))
+        return f":\n{text.decode(errors='replace').strip()}" if text.strip() else ""
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +76,6 @@ class Worker:
     def __exit__(self, *exc_info: object) -> None:
         if self._process.poll() is None:
             self.kill()
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
                 stream.close()

@@ -6,7 +6,7 @@ that finds a difference names the delivery, and the proof does not hold.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,6 +65,10 @@ class Proof:
 
     claims: tuple[Claim, ...]
     repeated: tuple[str, ...]
+    effects: int
+    """Keys accepted at least once: what happened to the world."""
+    acceptances: int
+    """Requests accepted, repetitions included."""
 
     @property
     def holds(self) -> bool:
@@ -76,7 +80,8 @@ def prove(books: Books) -> Proof:
     log: defaultdict[str, list[Request]] = defaultdict(list)
     for request in books.requests:
         log[request.key].append(request)
-    repeated = tuple(key for key, seen in log.items() if sum(one.accepted for one in seen) > 1)
+    accepted = Counter(request.key for request in books.requests if request.accepted)
+    repeated = tuple(key for key, times in accepted.items() if times > 1)
     claims = (
         _received(books, log),
         _undone(books, log),
@@ -84,7 +89,7 @@ def prove(books: Books) -> Proof:
         _written_first(books, log),
         _repeated(books, log, repeated),
     )
-    return Proof(claims, repeated)
+    return Proof(claims, repeated, len(accepted), accepted.total())
 
 
 Log = Mapping[str, Sequence[Request]]
@@ -98,9 +103,11 @@ def _received(books: Books, log: Log) -> Claim:
 
 def _undone(books: Books, log: Log) -> Claim:
     leaked = [key for key in books.undone if key in log or key in books.streams]
-    foreign = [key for key in {*log, *books.streams} - {*books.committed, *books.undone}]
+    foreign = sorted({*log, *books.streams} - {*books.committed, *books.undone})
     findings = _name(leaked, "rolled back, and there all the same") + _name(foreign, "owed by nobody")
-    return Claim("nothing that was rolled back was", f"{len(leaked):,} of {len(books.undone):,}", findings)
+    return Claim(
+        "none that was rolled back was received", f"{len(leaked):,} of {len(books.undone):,}", findings
+    )
 
 
 def _truthful(books: Books, log: Log) -> Claim:
@@ -113,7 +120,8 @@ def _truthful(books: Books, log: Log) -> Claim:
             wrong += [] if end.attempt in accepted else [key]
         elif accepted or not isinstance(end, e.Cancelled):
             wrong.append(key)
-    count = f"{len(books.streams) - len(wrong):,} of {len(books.streams):,}"
+    effects = sum(any(one.accepted for one in seen) for seen in log.values())
+    count = f"{effects:,} accepted, {len(log) - effects:,} refused"
     return Claim("every recorded end is what the receiver saw", count, _name(wrong, "ended otherwise"))
 
 
@@ -125,7 +133,11 @@ def _written_first(books: Books, log: Log) -> Claim:
         if len(set(numbers)) < len(numbers) or not set(numbers) <= set(_attempts(books.streams.get(key, ()))):
             wrong.append(key)
     total = sum(len(seen) for seen in log.values())
-    return Claim("every request is an attempt on record", f"{total:,} requests", _name(wrong, "unrecorded"))
+    return Claim(
+        "every request belongs to an attempt on record",
+        f"{total:,} requests",
+        _name(wrong, "called without a record of its own"),
+    )
 
 
 def _repeated(books: Books, log: Log, repeated: Sequence[str]) -> Claim:
@@ -143,7 +155,9 @@ def _repeated(books: Books, log: Log, repeated: Sequence[str]) -> Claim:
         by_order[request.order].add(request.key)
     split = [str(order) for order, keys in sorted(by_order.items()) if len(keys) > 1]
     findings = _name(wrong, "repeated without a kill") + _name(split, "order with more than one key")
-    return Claim("accepted twice only where a worker was killed", f"{len(repeated):,} keys", findings)
+    return Claim(
+        "accepted twice only where a worker was killed", f"{len(repeated):,}, by the same key", findings
+    )
 
 
 def _attempts(stream: Sequence[Event]) -> dict[int, str]:

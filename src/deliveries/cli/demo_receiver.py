@@ -53,8 +53,10 @@ class Habit(Enum):
     @classmethod
     def deal(cls, orders: int, chance: random.Random) -> list[Habit]:
         """One habit for each order, in exact shares, shuffled; prompt is what remains."""
-        others = [habit for habit in cls if habit is not cls.PROMPT]
-        dealt = [habit for habit in others for _ in range(max(1, orders * habit.percent // 100))]
+        dealt: list[Habit] = []
+        for habit in cls:
+            if habit is not cls.PROMPT:
+                dealt += [habit] * max(1, orders * habit.percent // 100)
         dealt += [cls.PROMPT] * (orders - len(dealt))
         chance.shuffle(dealt)
         return dealt

@@ -84,34 +84,39 @@ def show_outcomes(
             counts[habits[key]].update(recorded.type for recorded in history)
     total = sum(counts.values(), Counter[str]())
     columns = _COLUMNS | {kind: kind.lower() for kind in sorted(total) if kind not in _COLUMNS}
-    table = Table(box=box.SIMPLE_HEAD, show_footer=True, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_footer=True, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("the receiver", "in all", no_wrap=True)
     for kind, title in columns.items():
         table.add_column(title, f"{total[kind]:,}", justify="right", no_wrap=True)
     for habit, count in counts.items():
         table.add_row(habit.label, *(f"{count[kind]:,}" if count[kind] else "." for kind in columns))
+    console.print()
     console.print(table)
+    console.print()
 
 
-def show_explanation(console: Console, explanation: Explanation) -> None:
+def show_explanation(console: Console, explanation: Explanation, repeated: bool) -> None:
     """Why one of them is where it is."""
-    console.print("[bold]Why was this one sent more than once?[/]  app.explain(id) answers from its events:")
+    question = "Why did the receiver get this one twice?" if repeated else "What became of this one?"
+    console.print(f"[bold]{question}[/] app.explain(id) says:", highlight=False)
     console.print(str(explanation), style="cyan", highlight=False, markup=False, soft_wrap=True)
 
 
-def show_proof(console: Console, proof: Proof, effects: int, seconds: float) -> None:
+def show_proof(console: Console, proof: Proof, seconds: float) -> None:
     """The claims, what speaks against them, and the verdict."""
     console.print("\n[bold]The receiver's own log, held against the events[/]")
     for claim in proof.claims:
         mark = "[green]ok[/] " if claim.holds else "[bold red]NO[/] "
-        console.print(f"  {mark} {claim.text:<48} {claim.count:>18}", highlight=False, soft_wrap=True)
+        console.print(f"  {mark} {claim.text:<48} {claim.count:>26}", highlight=False, soft_wrap=True)
         for finding in claim.findings[:5]:
             console.print(f"       [red]{escape(finding)}[/]", highlight=False, soft_wrap=True)
         if len(claim.findings) > 5:
             console.print(f"       [red]and {len(claim.findings) - 5:,} more[/]")
-    verdict = "[bold green]The proof holds[/]" if proof.holds else "[bold red]The proof does not hold[/]"
+    verdict = "[bold green]The proof holds.[/]" if proof.holds else "[bold red]The proof does not hold.[/]"
     console.print(
-        f"{verdict}: {effects:,} effects, each under one idempotency key, in {seconds:.1f} s.",
+        f"{verdict} In {seconds:.1f} s the receiver accepted {proof.acceptances:,} requests for "
+        f"{proof.effects:,} webhooks;\nby their key it can tell that "
+        f"{proof.acceptances - proof.effects:,} of them were repetitions.",
         highlight=False,
         soft_wrap=True,
     )

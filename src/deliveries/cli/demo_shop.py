@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum
+from typing import Self
 
 from sqlalchemy import Column, Integer, MetaData, Table, Text, insert
 from sqlalchemy.orm import Session
@@ -51,27 +53,44 @@ class _Declined(Exception):
 
 
 class Shop:
-    """Takes one order for each of `fates`, numbered from 1, and remembers what it did."""
+    """Takes one order for each of `fates`, numbered from 1, and remembers what it did.
+
+    A context manager: inside, it works in a thread of its own, as an application beside its workers.
+    """
 
     def __init__(self, app: Deliveries, address: str, fates: Sequence[Fate]) -> None:
         self.committed: dict[str, int] = {}
         """Idempotency key -> order number."""
         self.undone: dict[str, int] = {}
         """The same for webhooks that were rolled back after `schedule`."""
-        self.closing = threading.Event()
         self.fates = fates
         self._app, self._address = app, address
+        self._closing = threading.Event()
+        self._thread = ThreadPoolExecutor(1, "shop")
+        self._day: Future[None] | None = None
 
     @property
     def owed(self) -> int:
         """How many webhooks are to be committed."""
         return sum(fate is Fate.COMMIT for fate in self.fates)
 
-    def take_orders(self) -> None:
-        """One transaction after the other."""
+    @property
+    def is_done(self) -> bool:
+        """True once all orders are taken. Raises: what went wrong in its thread."""
+        return self._day is not None and self._day.done() and self._day.result() is None
+
+    def __enter__(self) -> Self:
+        self._day = self._thread.submit(self._take_orders)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._closing.set()
+        self._thread.shutdown()
+
+    def _take_orders(self) -> None:
         _metadata.create_all(self._app.engine)
         for number, fate in enumerate(self.fates, start=1):
-            if self.closing.is_set():
+            if self._closing.is_set():
                 return
             self._take(number, fate)
 

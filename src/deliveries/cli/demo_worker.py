@@ -16,7 +16,7 @@ from deliveries import Backoff, Deliveries
 
 CHANNEL = "webhook"
 CONCURRENCY = 32
-LEASE_SECONDS = 3.0
+LEASE_SECONDS = 4.0
 """How long the calls of a killed worker stay out of reach."""
 TIMEOUT_SECONDS = 10.0
 """Far above the receiver's slow answers: no call of the demo times out."""

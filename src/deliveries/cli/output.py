@@ -16,13 +16,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 MAX_LINE = 1_000
 """Characters of one line about an error."""
 
 _WIDE = 100_000
-"""Columns where no terminal limits them: a pipe gets every row whole, on one line."""
+"""Columns where no terminal limits them."""
 
 _SUSPECT = re.compile(r"[^\x20-\x7e]")
 
@@ -54,9 +54,20 @@ def data(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-def console() -> Console:
-    """Where rows are shown: styles only on a terminal without NO_COLOR, no markup, no guessing."""
-    return _console(None if sys.stdout.isatty() else _WIDE, markup=False)
+def write(what: RenderableType, *, wrap: bool = True) -> None:
+    """A page for people to stdout. Text in it, unless it is our own, has been through `plain`.
+
+    `wrap`: on a terminal, fit it to the width. Into a pipe goes every row whole, on one line, and
+    without the blanks that fill a table.
+    """
+    terminal = sys.stdout.isatty()
+    console = _console(None if wrap and terminal else _WIDE, markup=False)
+    if terminal and wrap:
+        console.print(what)
+        return
+    with console.capture() as captured:
+        console.print(what)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().split("\n")[:-1]))
 
 
 def text_console() -> Console:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deliveries.cli.failures import FOUND, UsageError
 from deliveries.cli.options import Database
-from deliveries.cli.output import console, data, log_to_stderr, say
+from deliveries.cli.output import data, log_to_stderr, say, write
 
 if TYPE_CHECKING:
     from deliveries.processor.ledger import Summary
@@ -30,9 +30,9 @@ def worker(
 
     Args:
         queue: name=concurrency, or name; repeatable. All queues if omitted.
-        lease: Seconds that a claimed delivery is ours without a heartbeat.
-        poll: Seconds that a due delivery may wait without a hint.
-        grace: Seconds that the first signal leaves to running calls.
+        lease: Seconds that a claimed delivery is ours without a heartbeat; 30 if omitted.
+        poll: Seconds that a due delivery may wait without a hint; 1 if omitted, 0.2 on SQLite.
+        grace: Seconds that the first signal leaves to running calls; 10 if omitted.
         database: Where the debts are.
     """
     from deliveries.cli.supervise import supervise
@@ -70,7 +70,7 @@ def drain(*, queue: tuple[str, ...] = (), json: bool = False, database: Database
     if json:
         data(summary)
     else:
-        console().print(_counts(summary))
+        write(_counts(summary))
     if code == 0 and (summary.held or summary.exhausted):
         say("some deliveries were left held or exhausted: see list --status held, list --status exhausted")
         code = FOUND

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deliveries.cli.options import Database
-from deliveries.cli.output import console, data, say
+from deliveries.cli.output import data, say, write
 from deliveries.core.delivery import Status
 
 FROM_ENVIRONMENT = Database()
@@ -28,7 +28,7 @@ def list_(
         queue: Only those of this queue.
         tenant: Only those of this tenant.
         key: Only the one that was scheduled with this key (one per tenant).
-        limit: At most so many, 1 to 10000.
+        limit: At most so many, 1 to 10000; 100 if omitted.
         json: Print one line of JSON for each.
         database: Where to look.
     """
@@ -40,7 +40,7 @@ def list_(
         for delivery in found:
             data(view.fields(delivery, view.LISTED))
     elif found:
-        console().print(view.listing(found))
+        write(view.listing(found), wrap=False)
     else:
         say("no deliveries")
     if len(found) == limit:
@@ -64,7 +64,7 @@ def show(id: str, /, *, json: bool = False, database: Database = FROM_ENVIRONMEN
     if json:
         data(view.fields(delivery) | {"history": [view.recorded(one) for one in history]})
     else:
-        console().print(view.page(delivery, history))
+        write(view.page(delivery, history))
     return 0
 
 
@@ -83,5 +83,5 @@ def explain(id: str, /, *, json: bool = False, database: Database = FROM_ENVIRON
     if json:
         data(view.explained(explanation))
     else:
-        console().print(view.answer(explanation))
+        write(view.answer(explanation))
     return 0

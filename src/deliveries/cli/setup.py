@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from deliveries.cli.options import Common, Database
-from deliveries.cli.output import console, plain
+from deliveries.cli.output import write
 
 FROM_ENVIRONMENT = Database()
 NOTHING_ELSE = Common()
@@ -24,7 +24,7 @@ def upgrade(*, database: Database = FROM_ENVIRONMENT) -> int:
     """
     with database.opened(create=True) as app:
         app.create_schema()
-        console().print(plain(f"{app.engine.url!s} has the deliveries schema"))
+        write(f"{app.engine.url!s} has the deliveries schema")
     return 0
 
 

@@ -69,16 +69,15 @@ def listing(found: Sequence[Delivery]) -> Table:
     """A table with one row per delivery."""
     tenants = any(delivery.tenant for delivery in found)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("id", no_wrap=True)
-    for name in ("status", "channel", "attempt", "due", "key", *(["tenant"] if tenants else [])):
-        table.add_column(name, overflow="fold")
+    for name in ("id", "status", "channel", "attempt", "due", "key", *(["tenant"] if tenants else [])):
+        table.add_column(name, no_wrap=True)
     for delivery in found:
         cells = [
             Text(str(delivery.id)),
             status(delivery.status),
             _text(delivery.channel),
             _text(str(delivery.attempt)),
-            _text(_time(delivery.due_at)),
+            _text(_time(delivery.due_at, seconds=True)),
             _text(delivery.key),
         ]
         table.add_row(*cells, *([_text(delivery.tenant)] if tenants else []))
@@ -93,9 +92,9 @@ def page(delivery: Delivery, history: Sequence[Recorded]) -> RenderableType:
             table.add_row(Text(name, style="dim"), _value(value))
     return Group(
         _heading(delivery.id, delivery.status),
-        Padding(table, (0, 0, 0, 2)),
+        _indented(table),
         Text("History", style="bold"),
-        Padding(_events(history), (0, 0, 0, 2)),
+        _indented(_events(history)),
     )
 
 
@@ -114,13 +113,13 @@ def answer(explanation: Explanation) -> RenderableType:
             timeline.add_row(Text(), _note(entry.note))
     parts: list[RenderableType] = [
         _heading(delivery.id, delivery.status),
-        Padding(table, (0, 0, 0, 2)),
+        _indented(table),
         Text("Timeline", style="bold"),
-        Padding(timeline, (0, 0, 0, 2)),
+        _indented(timeline),
     ]
     if explanation.evidence:
         parts.append(Text("Evidence", style="bold"))
-        parts += [Padding(_text(fact), (0, 0, 0, 2)) for fact in explanation.evidence]
+        parts += [_indented(_text(fact)) for fact in explanation.evidence]
     return Group(*parts)
 
 
@@ -131,6 +130,10 @@ def status(of: Status) -> Text:
 
 def _heading(id: object, of: Status) -> Text:
     return Text.assemble((f"Delivery {id}", "bold"), "  ", status(of))
+
+
+def _indented(part: RenderableType) -> Padding:
+    return Padding(part, (0, 0, 0, 2), expand=False)
 
 
 def _grid() -> Table:
@@ -182,5 +185,5 @@ def _text(value: str | None) -> Text:
     return Text(plain(value or ""))
 
 
-def _time(at: datetime | None) -> str:
-    return "" if at is None else at.strftime("%Y-%m-%d %H:%M:%S.%f")[:23] + "Z"
+def _time(at: datetime | None, *, seconds: bool = False) -> str:
+    return "" if at is None else at.strftime("%Y-%m-%d %H:%M:%S.%f")[: 19 if seconds else 23] + "Z"

@@ -25,7 +25,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def supervise(processor: Processor, *, until_idle: bool) -> int:
     """Run `processor` until it is idle, or signalled; returns the exit code.
 
-    The first signal stops it gracefully: 0, or 128 + n for one that was to run until idle. A second
+    The first signal stops it gracefully: 0, or 128 + n where it was to run until idle. A second one
     ends the process with 128 + n, whatever still runs. Raises: what ended the processor.
     """
     work = _Work(processor, until_idle)
@@ -33,6 +33,8 @@ def supervise(processor: Processor, *, until_idle: bool) -> int:
         work.start()
         while work.is_alive():
             work.join(60.0)  # a bound keeps the wait interruptible on every platform
+        if len(work.signals) > 1:
+            work.leave()
     if work.error is not None:
         raise work.error
     return 128 + work.signals[0] if work.signals and until_idle else 0
@@ -61,15 +63,19 @@ class _Work(threading.Thread):
             os.write(2, b"deliveries: stopping once running calls are done; a second signal stops at once\n")
         elif len(self.signals) == 2:
             self._processor.stop(0)
-            threading.Thread(target=self._leave, args=(128 + number,), daemon=True).start()
+            threading.Thread(target=self._leave_soon, daemon=True).start()
         else:
-            os._exit(128 + number)
+            self.leave()
 
-    def _leave(self, code: int) -> None:
-        """End the process, with what the processor could still write; nothing that hangs delays it."""
-        self.join(LAST_SECONDS)
+    def leave(self) -> None:
+        """End the process: no thread that hangs and no `atexit` function delays it."""
         os.write(2, b"deliveries: stopped at once; what was running is taken up when its lease ends\n")
-        os._exit(code)
+        os._exit(128 + self.signals[1])
+
+    def _leave_soon(self) -> None:
+        self.join(LAST_SECONDS)
+        if self.is_alive():  # or else the main thread, which waits for it too, leaves
+            self.leave()
 
 
 @contextmanager

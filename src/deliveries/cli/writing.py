@@ -5,11 +5,13 @@ from __future__ import annotations
 import json as standard_json
 import sys
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from deliveries.cli.failures import FOUND, UsageError
 from deliveries.cli.options import Database
-from deliveries.cli.output import console, data, plain, say
+from deliveries.cli.output import data, say, write
 
 FROM_ENVIRONMENT = Database()
 
@@ -19,7 +21,7 @@ MAX_INPUT = 64 * 1024 * 1024
 
 def schedule(
     channel: str,
-    payload: str | None = None,
+    payload: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     /,
     *,
     recipient: str | None = None,
@@ -45,7 +47,7 @@ def schedule(
         due_at: Not before then: ISO 8601 with an offset, such as 2030-01-31T09:00Z.
         delay: Not before so long from now: seconds, or such as 90m, 1h30m, 2d.
         expires_at: No attempt starts after then.
-        priority: 0 (first) to 9.
+        priority: 0 (first) to 9; 5 if omitted.
         max_attempts: Instead of the adapter's bound.
         tag: A tag; repeatable.
         correlation_id: What it belongs to.
@@ -75,10 +77,10 @@ def schedule(
 
         data(fields(delivery) | {"created": delivery.created})
     elif delivery.created:
-        console().print(f"Delivery {delivery.id} is scheduled")
+        write(f"Delivery {delivery.id} is scheduled")
     else:
-        had = plain(f"key {key!r} has delivery {delivery.id} already, which is {delivery.status.value}")
-        console().print(had + ": nothing new was scheduled")
+        had = f"Delivery {delivery.id} has this key already, and is {delivery.status.value}"
+        write(f"{had}: nothing new is scheduled")
     return 0
 
 
@@ -110,9 +112,9 @@ def cancel(
 
         data(fields(delivery))
     elif cancelled:
-        console().print(f"Delivery {delivery.id} is cancelled")
+        write(f"Delivery {delivery.id} is cancelled")
     elif delivery.cancel_requested:
-        console().print(f"Delivery {delivery.id} is cancelled unless attempt {delivery.attempt} succeeds")
+        write(f"Delivery {delivery.id} is cancelled unless attempt {delivery.attempt} succeeds")
     if cancelled or not delivery.is_terminal:
         return 0
     say(f"delivery {delivery.id} had ended before: it is {delivery.status.value}")

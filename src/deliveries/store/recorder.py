@@ -7,8 +7,8 @@ events of other people's types, and the positions of projections; deliveries are
 Reading all events in one order is the delicate part. Positions are drawn before a transaction
 commits, so a reader that goes by the highest position it sees walks past an event that commits
 later with a lower one, for ever. Nothing here is returned above the safe position, which on
-PostgreSQL is found and used in three statements that each need a snapshot of its own: hence
-READ COMMITTED, said on the connection, whatever the engine's default may be.
+PostgreSQL is found and used in three statements that each need a snapshot of their own. The store's
+transactions give them one, being READ COMMITTED whatever the engine's default is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from uuid import UUID
 from eventsourcing import persistence as es
 from sqlalchemy import ColumnElement, Connection, exc, func, insert, select, text
 
-from deliveries import sqlite
 from deliveries.core import codec
 from deliveries.store.schema import events, positions
 from deliveries.store.store import Store
@@ -142,7 +141,7 @@ class DeliveryRecorder(es.ProcessRecorder):
         """
         tracking: es.Tracking | None = kwargs.get("tracking")
         written: Sequence[int] = []
-        with _translated(), self._connection() as connection:
+        with _translated(), self.store.transaction() as connection:
             if tracking is not None:  # first, so that nothing is announced while waiting for the row
                 _track(connection, tracking)
             if stored_events:
@@ -154,7 +153,7 @@ class DeliveryRecorder(es.ProcessRecorder):
         return written
 
     def insert_tracking(self, tracking: es.Tracking) -> None:
-        with _translated(), self._connection() as connection:
+        with _translated(), self.store.transaction() as connection:
             _track(connection, tracking)
 
     def _chained(self, connection: Connection, stored: Sequence[es.StoredEvent]) -> list[dict[str, Any]]:
@@ -201,7 +200,7 @@ class DeliveryRecorder(es.ProcessRecorder):
         wanted += [] if gt is None else [version > gt]
         wanted += [] if lte is None else [version <= lte]
         order = version.desc() if desc else version.asc()
-        with _translated(), self._connection(read_only=True) as connection:
+        with _translated(), self.store.reading() as connection:
             rows = connection.execute(select(events).where(*wanted).order_by(order).limit(limit))
             return [ChainedEvent(**_fields(row)) for row in rows]
 
@@ -227,7 +226,7 @@ class DeliveryRecorder(es.ProcessRecorder):
     ) -> tuple[list[ChainedNotification], int]:
         """The events above position `after`, and the position up to which the log was complete."""
         position = events.c.position
-        with _translated(), self._connection(read_only=True) as connection:
+        with _translated(), self.store.reading() as connection:
             safe = self.store.backend.safe_position(connection)
             last = safe if stop is None else min(safe, stop)
             if last <= after:
@@ -243,32 +242,19 @@ class DeliveryRecorder(es.ProcessRecorder):
         Bounded like `select_notifications`, so that a subscription which starts here misses nothing:
         an event that commits later with a lower position cannot be below the bound.
         """
-        with _translated(), self._connection(read_only=True) as connection:
+        with _translated(), self.store.reading() as connection:
             safe = self.store.backend.safe_position(connection)
             highest = select(func.max(events.c.position)).where(events.c.position <= safe)
             return connection.scalar(highest) or None
 
     def max_tracking_id(self, application_name: str) -> int | None:
         wanted = select(positions.c.position).where(positions.c.application == application_name)
-        with _translated(), self._connection(read_only=True) as connection:
+        with _translated(), self.store.reading() as connection:
             return connection.scalar(wanted)
 
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> LogSubscription:
         """All events above position `gt`, those of the past and then those to come."""
         return LogSubscription(self, gt, topics)
-
-    @contextmanager
-    def _connection(self, *, read_only: bool = False) -> Iterator[Connection]:
-        """A transaction at READ COMMITTED: each statement sees what was committed before it."""
-        with self.store.engine.connect() as connection:
-            options: dict[str, Any] = {sqlite.READ_ONLY: read_only}
-            if connection.dialect.name == "postgresql":
-                options["isolation_level"] = "READ COMMITTED"
-            with connection.execution_options(**options).begin():
-                if connection.dialect.name == "sqlite":
-                    sqlite.check(connection)
-                self.store.verify(connection)
-                yield connection
 
 
 class LogSubscription(es.Subscription[DeliveryRecorder]):

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from deliveries.core import codec
 from deliveries.core import events as e
 from deliveries.core.decide import decide
 from deliveries.core.delivery import Delivery, Status
-from deliveries.core.machine import TERMINAL, TRANSITIONS, evolve
+from deliveries.core.machine import TERMINAL, evolve
 from deliveries.errors import CorruptHistory
 from support.histories import (
     COMMAND_KINDS,
     EVENT_KINDS,
+    TABLE,
+    Life,
     asked_of,
     fitting,
     lives,
@@ -37,7 +39,7 @@ def standing(status: Status | None) -> st.SearchStrategy[Delivery | None]:
 
 
 def legal(delivery: Delivery | None, kind: type[e.Event]) -> bool:
-    sources, _ = TRANSITIONS[kind]
+    sources, _ = TABLE[kind]
     if delivery is None:
         return None in sources
     return delivery.status in sources and (delivery.cancel_requested is None or kind in AFTER_A_CANCEL)
@@ -50,7 +52,7 @@ def test_every_event_in_every_state(status: Status | None, data: Any, events: tu
     for event in (fitting(delivery, event) for event in events):
         if legal(delivery, type(event)):
             after = evolve(delivery, event)
-            assert after.status is TRANSITIONS[type(event)][1]
+            assert after.status is TABLE[type(event)][1]
             assert after.version == (1 if delivery is None else delivery.version + 1)
             assert (after.due_at is not None) is (after.status is Status.PENDING)
             assert after.attempt >= after.endings >= after.interruptions >= 0
@@ -92,7 +94,19 @@ def test_every_command_in_every_state(
             assert codec.decode(type(event).__name__, event.schema_version, codec.encode(event)) == event
 
 
+@given(lives(), one_of_each_command, st.integers(-2, 20))
+def test_no_command_closes_another_attempt_than_it_names(
+    life: Life, commands: tuple[Any, ...], other: int
+) -> None:
+    """The fence: a late worker, sweep or lookup can neither end nor revive what runs now."""
+    assert life.delivery is not None
+    assume(other != life.delivery.attempt)
+    for command in commands:
+        if hasattr(command, "attempt"):
+            assert decide(structs.replace(command, attempt=other), life.delivery) == ()
+
+
 @given(life=lives(), commands=one_of_each_command)
-def test_deciding_is_pure(life: Any, commands: tuple[Any, ...]) -> None:
+def test_deciding_is_pure(life: Life, commands: tuple[Any, ...]) -> None:
     for command in (asked_of(life.delivery, command) for command in commands):
         assert decide(command, life.delivery) == decide(command, life.delivery)

@@ -28,7 +28,7 @@ from deliveries.processor.sweep import sweep
 from deliveries.store.rows import delivery_of
 from deliveries.store.schema import contents, deliveries, events, evidence
 from property.store.model import ANSWERED, CHANNELS, RESOLVED, SAID, Channel, Debt
-from property.store.workers import LEASE, OUTCOMES, TIMEOUT, Worker, World, enter, says
+from property.store.workers import LEASE, OUTCOMES, TIMEOUT, Lost, Worker, World, enter, says
 from support.invariants import findings
 
 TICK = 0.001
@@ -162,11 +162,11 @@ class StoreMachine(RuleBasedStateMachine):
     def _turn(self, worker: Worker, fault: tuple[int, bool] | None) -> None:
         now = self._tick()
         steps: list[Callable[[], None]] = []
-        if worker.in_doubt:
-            steps.append(lambda known=worker.known(): self._give_back_orphans(worker, known))
+        if worker.doubt:
+            steps.append(lambda known=set(worker.known()): self._give_back_orphans(worker, known))
         steps += [lambda call=call: self._settled(self._taken(call)) for call in worker.ledger.alone]
         batch = [self._taken(call) for call in worker.ledger.finished]
-        free = worker.free()
+        free = worker.claims.free()
         due = {
             queue: sorted(self._all(lambda debt: debt.due(now), queue), key=_urgency) for queue in free
         }  # what is due before the batch is written: that is what the claim sees
@@ -178,8 +178,6 @@ class StoreMachine(RuleBasedStateMachine):
             self._exchanged(worker, batch, free, due)
         else:
             must(not any(committed[len(steps) :]), "turn", "more transactions than expected")
-            if not committed[len(steps) :] and all(committed):
-                must(not batch and not any(due.values()), "N5", "a turn left due deliveries alone")
         self._handed_out(worker)
 
     def _exchanged(
@@ -187,7 +185,7 @@ class StoreMachine(RuleBasedStateMachine):
     ) -> None:
         now = self.clock.now()
         fresh = self._fresh()
-        claimed = {id for id, kind, by in fresh if kind == "Attempted" and by == worker.worker}
+        claimed = {id for id, kind, by in fresh if kind == "Attempted" and by == worker.name}
         claimed |= {id for id, kind, _ in fresh if kind == "Exhausted" and self.debts[id].due(now)}
         for queue, slots in free.items():
             found = [debt for debt in due[queue] if debt.id in claimed]
@@ -198,7 +196,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self._applied(taken)
         for id in claimed:
             must(self.debts[id].due(now), "N5", f"{id} was claimed before it was due")
-            self.debts[id].start(now, worker.worker, LEASE)
+            self.debts[id].start(now, worker.name, LEASE)
 
     @rule(worker=WORKERS, pick=ANY)
     @precondition(lambda self: self.debts)
@@ -206,7 +204,7 @@ class StoreMachine(RuleBasedStateMachine):
         now, hand, debt = self._tick(), self.workers[worker], self._pick(self.debts.values(), pick)
         hand.attempt(debt.id)
         if debt.due(now):
-            debt.start(now, hand.worker, LEASE)
+            debt.start(now, hand.name, LEASE)
         self._handed_out(hand)
 
     @rule(pick=ANY, said=st.sampled_from(SAID))
@@ -240,7 +238,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             taken.said, taken.told_at = said, now
         says(call, said)
-        taken.worker.comes_back(call)
+        taken.worker.take_back(call)
 
     @rule(pick=ANY)
     @precondition(lambda self: self._running())
@@ -264,7 +262,7 @@ class StoreMachine(RuleBasedStateMachine):
             call.gave_up = call.entered
             taken.said, taken.told_at = "abandoned" if call.entered else "given back", now
             taken.worker.ledger.add(call)
-            taken.worker.comes_back(call)
+            taken.worker.take_back(call)
 
     @rule(pick=ANY)
     @precondition(lambda self: self._running())
@@ -277,6 +275,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Somebody else reports the same attempt: a copy of the process, a bug, a ghost."""
         now, original = self._tick(), self._pick(self._attempts(), pick)
         call, ghost = original.call, self.workers[worker]
+        if any(one.worker is ghost and one.call.stream == call.stream for one in self._attempts()):
+            return  # a worker has one call of an attempt
         twin = Call(call.stream, call.registration, call.started_at, lease_until=0.0, returned=True)
         enter(twin)
         says(twin, said)
@@ -305,12 +305,14 @@ class StoreMachine(RuleBasedStateMachine):
         """A heartbeat, for whatever its worker believes to hold."""
         now, hand = self._tick(), self.workers[worker]
         ids = sorted({taken.call.delivery.id for taken in self._attempts() if taken.worker is hand})
+        if not ids:
+            return
         with self.store.transaction() as connection:
             held = self.store.backend.renew(
-                connection, hand.worker, ids, [seconds] * len(ids), self.store.deciding_now
+                connection, hand.name, ids, [seconds] * len(ids), self.store.deciding_now
             )
         until = now + timedelta(seconds=seconds)
-        expected = {id for id in ids if self.debts[id].renew(hand.worker, until)}
+        expected = {id for id in ids if self.debts[id].renew(hand.name, until)}
         must(held == expected, "N2", f"renewed {held}, not {expected}")
 
     @rule(page=st.sampled_from((1, 200)), fault=FAULTS)
@@ -335,7 +337,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(worker=WORKERS, fault=FAULTS)
     def look_up(self, worker: int, fault: tuple[int, bool] | None) -> None:
         now, hand = self._tick(), self.workers[worker]
-        room = sum(hand.free().values())
+        room = sum(hand.claims.free().values())
         waiting = self._all(lambda debt: debt.wants_lookup(now))
         waiting.sort(key=lambda debt: debt.lookup_at)
         if self._watched(hand.ask, fault) == [True]:
@@ -450,7 +452,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _give_back_orphans(self, worker: Worker, known: set[UUID]) -> None:
         """Attempts that began in its name while it was not told."""
-        for debt in self._all(lambda debt: debt.lease_owner == worker.worker):
+        for debt in self._all(lambda debt: debt.lease_owner == worker.name):
             if debt.id not in known:
                 debt.give_back(debt.attempt, self.clock.now())
 
@@ -475,15 +477,16 @@ class StoreMachine(RuleBasedStateMachine):
     def _handed_out(self, worker: Worker) -> None:
         """N1 and N2: what a worker is about to call is an open attempt of its own, and nobody else's."""
         now = self.clock.now()
-        for call in worker.hands.take():
+        begun, worker.begun = worker.begun, []
+        for call in begun:
             debt = self.debts[call.delivery.id]
             self.taken[id(call)] = Taken(worker, call)
             if call.is_lookup:
                 must(debt.status == "held" and debt.lookups == call.lookups, "N1", f"asked while {debt}")
                 continue
-            mine = debt.lease_owner == worker.worker and debt.lease_until == now + timedelta(seconds=LEASE)
+            mine = debt.lease_owner == worker.name and debt.lease_until == now + timedelta(seconds=LEASE)
             must(debt.status == "attempting" and debt.attempt == call.delivery.attempt, "N1", debt)
-            must(mine, "N2", f"{worker.worker} calls under the lease of {debt.lease_owner}")
+            must(mine, "N2", f"{worker.name} calls under the lease of {debt.lease_owner}")
 
     # -- picking -------------------------------------------------------------------------------
 
@@ -596,8 +599,6 @@ def _urgency(debt: Debt) -> Any:
 
 
 def _survive(act: Callable[[], object]) -> None:
-    from property.store.workers import Lost
-
     try:
         act()
     except Lost:

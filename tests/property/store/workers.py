@@ -1,26 +1,30 @@
 """Processors worked by hand, a store that loses answers, and a clock that is told.
 
-The processor's own code claims, records, settles and sweeps; only its executor is replaced, by one
-that runs nothing: the machine says what each call came to, and when.
+The processor's own parts claim, record, settle and sweep; no adapter runs: the machine says what each
+call came to, and when.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
 from deliveries import Backoff, Deliveries
 from deliveries.core import outcomes as o
+from deliveries.core.events import Attempted
+from deliveries.core.stream import Change
 from deliveries.processor.call import Call
-from deliveries.processor.processor import Processor
+from deliveries.processor.claims import Claims
+from deliveries.processor.ledger import Ledger, Summary
+from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
-from deliveries.processor.wakeup import Wakeup
 from deliveries.store.rows import Backend
 from deliveries.store.store import Store
 from property.store.model import AFTER, CHANNELS, SNOOZE, STEP
@@ -28,6 +32,7 @@ from property.store.model import AFTER, CHANNELS, SNOOZE, STEP
 LEASE = 10.0
 TIMEOUT = 60.0
 SLOTS = {"fast": 2, "slow": 1}
+_NUMBERS = itertools.count()
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 
 OUTCOMES: dict[str, Any] = {
@@ -92,66 +97,81 @@ class UnreliableStore(Store):
             raise Lost
 
 
-class Hands:
-    """In the executor's place: it runs nothing, and keeps what it was given."""
-
-    def __init__(self) -> None:
-        self.given: list[Call] = []
-
-    def submit(self, calls: Sequence[Call]) -> None:
-        self.given += calls
-
-    def take(self) -> list[Call]:
-        given, self.given = self.given, []
-        return given
-
-
-class Worker(Processor):
-    """A processor whose pump is turned by hand."""
+class Worker:
+    """A processor worked by hand: its claims and its ledger, and a pump that is turned by the machine."""
 
     def __init__(self, store: Store, world: World) -> None:
-        super().__init__(store, world.app.channels, world.wakeup, Settings(queues=SLOTS, lease=LEASE))
-        self.hands = self._executor = Hands()  # type: ignore[assignment]
-        self._next_sweep = math.inf  # the sweep is an act of its own here
+        self.name = f"worker-{next(_NUMBERS)}"
+        self.store, self.doubt = store, False
+        settings, now = Settings(queues=SLOTS, lease=LEASE), Now(store)
+        self.claims = Claims(store, world.app.channels, self.name, settings, now)
+        self.summary = Summary()
+        self.ledger = Ledger(store, now, self.summary)
+        self.calls: dict[int, Call] = {}
+        """What it runs."""
+        self.begun: list[Call] = []
+        """What it was given by the last act."""
 
-    @property
-    def in_doubt(self) -> bool:
-        return self._doubt
-
-    @property
-    def ledger(self) -> Any:
-        return self._ledger
-
-    def known(self) -> set[Any]:
-        """The deliveries that it has a call of."""
-        calls = [*self._calls.values(), *self._ledger.alone, *self._ledger.finished]
-        return {call.delivery.id for call in calls}
-
-    def free(self) -> dict[str, int]:
-        return self._free()
+    def known(self) -> list[UUID]:
+        calls = (*self.calls.values(), *self.ledger.alone, *self.ledger.finished)
+        return [call.delivery.id for call in calls]
 
     def turn(self) -> None:
-        self._hint()
-        self._or_trouble(self._turn)
+        """As the pump does it: doubts, reports left alone, then outcomes and claims in one."""
+        with self._doubting():
+            if self.doubt:
+                self.claims.orphans(self.known())
+                self.doubt = False
+            self.ledger.settle()
+            free = self.claims.free()
+            if free or self.ledger.finished:
+                self._exchange(free)
+
+    def _exchange(self, free: Mapping[str, int]) -> None:
+        batch = self.ledger.batch()
+        with self.store.transaction() as connection:
+            starts, _ = self.claims.claim(connection, free)
+            writes = [write for _, write in batch] + [self.claims.write(change) for _, change in starts]
+            now = self.store.deciding_now
+            written = self.store.backend.append(connection, writes, now) if writes else set()
+        self.ledger.written(batch, written)
+        self._begin([change for _, change in starts if change.after.id in written])
+
+    def attempt(self, id: UUID) -> None:
+        change = self.claims.start(id)
+        if change is not None:
+            self._begin([change])
 
     def ask(self) -> None:
-        self._or_trouble(self._ask_lookups)
+        with self._doubting():
+            self._run(self.claims.lookups())
 
-    def attempt(self, id: Any) -> None:
-        call = self._start_one(id)
-        if call is not None:
-            self._launch([call])
+    def take_back(self, call: Call) -> None:
+        """The call is over."""
+        call.returned = True
+        self.claims.release(call)
+        del self.calls[id(call)]
+        if not call.reported:
+            self.ledger.add(call)
+        elif call.entered:
+            self.ledger.late(call)
 
-    def comes_back(self, call: Call) -> None:
-        self._returned(call)
-        self._take_back()
+    def _begin(self, changes: Sequence[Change]) -> None:
+        self._run([self.claims.call(change) for change in changes if isinstance(change.event, Attempted)])
 
-    def _or_trouble(self, act: Any) -> None:
+    def _run(self, calls: list[Call]) -> None:
+        self.claims.occupy(calls)
+        self.begun += calls
+        for call in calls:
+            self.calls[id(call)] = call
+
+    @contextlib.contextmanager
+    def _doubting(self) -> Iterator[None]:
         try:
-            act()
-            self._failures = 0
-        except Lost as error:
-            self._trouble(error, until_idle=False)
+            yield
+        except Lost:
+            self.doubt = True
+            self.ledger.doubt()
 
 
 def enter(call: Call) -> None:
@@ -178,7 +198,6 @@ class World:
     engine: Engine
     clock: Clock
     app: Deliveries
-    wakeup: Wakeup
     backend: Backend | None = None
 
     @classmethod
@@ -199,7 +218,7 @@ class World:
                 lookup=_never if channel.asks else None,
                 max_lookups=channel.max_lookups,
             )(_never)
-        return cls(engine, clock, app, Wakeup(engine), backend)
+        return cls(engine, clock, app, backend)
 
     def store(self) -> UnreliableStore:
         return UnreliableStore(self.engine, self.clock, self.backend)

@@ -195,6 +195,12 @@ def test_what_is_given_back_is_due_at_once() -> None:
     )
 
 
+def test_giving_back_without_a_number_means_the_open_attempt() -> None:
+    history = given(scheduled(), attempted(1), failed(1), attempted(2))
+    history.when(c.GiveBack(now=NOW)).then(given_back(2)).when(c.GiveBack(now=NOW)).then_nothing_happened()
+    given(scheduled(), attempted(1), held(1)).when(c.GiveBack(now=NOW)).then_nothing_happened()
+
+
 def test_giving_back_spends_no_budget_at_all() -> None:
     limits = {"max_attempts": 1, "max_interruptions": 1, "max_snoozes": 0}
     history: Given = given(scheduled())

@@ -10,6 +10,7 @@ from deliveries.core.machine import TERMINAL, TERMINAL_EVENTS, TRANSITIONS, diag
 from deliveries.errors import CorruptHistory
 from support.histories import (
     NOW,
+    TABLE,
     attempted,
     cancel_requested,
     crashed,
@@ -20,24 +21,6 @@ from support.histories import (
     life,
     scheduled,
 )
-
-PENDING, ATTEMPTING, HELD = Status.PENDING, Status.ATTEMPTING, Status.HELD
-SUCCEEDED, SUPPRESSED = Status.SUCCEEDED, Status.SUPPRESSED
-CANCELLED, EXHAUSTED = Status.CANCELLED, Status.EXHAUSTED
-
-TABLE: dict[type[e.Event], tuple[set[Status | None], Status]] = {
-    e.Scheduled: ({None}, PENDING),
-    e.Rescheduled: ({PENDING, ATTEMPTING, HELD}, PENDING),
-    e.Attempted: ({PENDING}, ATTEMPTING),
-    e.Failed: ({ATTEMPTING}, PENDING),
-    e.Interrupted: ({ATTEMPTING}, PENDING),
-    e.Held: ({ATTEMPTING}, HELD),
-    e.CancelRequested: ({ATTEMPTING}, ATTEMPTING),
-    e.Succeeded: ({ATTEMPTING, HELD}, SUCCEEDED),
-    e.Suppressed: ({PENDING, ATTEMPTING}, SUPPRESSED),
-    e.Cancelled: ({PENDING, ATTEMPTING, HELD}, CANCELLED),
-    e.Exhausted: ({PENDING, ATTEMPTING, HELD}, EXHAUSTED),
-}
 
 SAMPLES: tuple[e.Event, ...] = (
     scheduled(),
@@ -87,7 +70,7 @@ def test_the_states_are_the_seven_words() -> None:
 
 
 def test_terminal_is_what_has_no_way_out() -> None:
-    assert {SUCCEEDED, SUPPRESSED, CANCELLED, EXHAUSTED} == TERMINAL
+    assert {Status.SUCCEEDED, Status.SUPPRESSED, Status.CANCELLED, Status.EXHAUSTED} == TERMINAL
     assert {e.Succeeded, e.Suppressed, e.Cancelled, e.Exhausted} == TERMINAL_EVENTS
 
 

@@ -1,0 +1,36 @@
+"""The machine is not blind: known-bad stores fail on it, each by the invariant that it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+from sqlalchemy import Engine
+
+from property.store.machine import Broken, StoreMachine
+from property.store.variants import VARIANTS, variant
+from property.store.workers import World
+
+
+@pytest.mark.parametrize("accepts", VARIANTS, ids=lambda accepts: accepts.__name__)
+def test_a_store_without_the_fence_is_caught(
+    database_url: str, dialect: str, engines: Callable[..., Engine], accepts: Callable[[Any, Any], bool]
+) -> None:
+    world = World.on(engines(database_url), variant(dialect, accepts))
+    with pytest.raises(Broken) as caught:
+        run_state_machine_as_test(
+            lambda: StoreMachine(world),
+            settings=settings(
+                max_examples=500,
+                stateful_step_count=50,
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate],
+                report_multiple_bugs=False,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    assert caught.value.invariant in {"I5", "I6", "I7", "model"}

@@ -1,0 +1,80 @@
+"""Help for every verb, and one line for every command that is none."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from deliveries.cli.app import application
+from unit.cli.commands import Command
+
+VERBS = {
+    "list": "newest first",
+    "show": "recorded events",
+    "explain": "why",
+    "schedule": "--correlation-id",
+    "cancel": "--reason",
+    "worker": "--queue",
+    "drain": "Needs an application",
+    "demo": "--seed",
+    "db": "upgrade",
+    "db upgrade": "DELIVERIES_URL",
+    "db sql": "postgresql",
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(deliveries: Command, verb: str) -> None:
+    result = deliveries(*verb.split(), "--help")
+    assert (result.code, result.err) == (0, "")
+    assert VERBS[verb] in result.out
+    assert "\x1b" not in result.out
+
+
+def test_there_are_no_other_verbs() -> None:
+    app = application()
+    found = {name for name in app if not name.startswith("-")}
+    found |= {f"db {name}" for name in app["db"] if not name.startswith("-")}
+    assert found == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "db"])
+def test_every_option_is_described(verb: str) -> None:
+    app = application()
+    for name in verb.split():
+        app = app[name]
+    arguments = app.assemble_argument_collection()
+    assert app.default_command is not None
+    assert len(arguments) >= len(inspect.signature(app.default_command).parameters)
+    assert [one.name for one in arguments if one.show and not one.parameter.help] == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_tells_the_rules(deliveries: Command, arguments: list[str]) -> None:
+    result = deliveries(*arguments)
+    assert (result.code, result.err) == (0, "")
+    for words in ("DELIVERIES_URL", "DELIVERIES_APP", "--json", "Exit codes", "schedule", "worker"):
+        assert words in result.out
+
+
+def test_the_version(deliveries: Command) -> None:
+    from importlib.metadata import version
+
+    assert deliveries("--version").out == version("deliveries") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lst"], "list"),
+        (["db", "downgrade"], "upgrade"),
+        (["list", "--colour"], "--colour"),
+        (["list", "extra"], "extra"),
+        (["list", "--limit", "many"], "many"),
+        (["list", "--limit"], "--limit"),
+        (["\x1b[31m[red]"], "\\x1b"),
+    ],
+)
+def test_a_command_that_is_none(deliveries: Command, arguments: list[str], said: str) -> None:
+    deliveries(*arguments).failed(2, said, "--help")
