@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format docs bench clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -29,6 +29,9 @@ check: $(READY)  ## Format, lint, types, import contracts
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)  ## Redraw what is generated from the code
+	$(BIN)/python docs/generate.py
 
 bench: $(READY)  ## Speed on both stores, with the machine's fsync rate beside it
 	$(BIN)/python benchmarks/bench.py

@@ -1,4 +1,4 @@
-"""Writes the part of `states.md` that is drawn from the transition table: `python docs/generate.py`."""  # noqa: INP001 - a script beside the pages, no package
+"""Draws the generated part of `states.md` from the transition table: `python docs/generate.py`."""  # noqa: INP001 - a script beside the pages
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ from deliveries.twins import AsyncTwins
 
 if TYPE_CHECKING:
     from deliveries.store.log import DeliveryLog
+
+_log = logging.getLogger("deliveries")
 
 F = TypeVar("F", bound=AdapterFunction)
 Bind = Session | scoped_session[Session] | Connection
@@ -338,7 +341,9 @@ class Deliveries(AsyncTwins):
     # -- performing ----------------------------------------------------------------------------
 
     def processor(self, queues: Mapping[str, int] | None = None, **settings: Any) -> Processor:
-        """A processor of these queues (queue -> calls at a time; None: all registered ones).
+        """A processor of these queues (queue -> calls at a time; None: all that channels work in).
+
+        A queue that no channel works in any more may be named: what was scheduled for it is performed.
 
         `settings` are the fields of `Settings`: lease, poll, sweep_every, grace, ... in seconds.
         Raises: CallerError.
@@ -346,8 +351,8 @@ class Deliveries(AsyncTwins):
         known = {registration.queue for registration in self._registrations.values()}
         if queues is None:
             queues = dict.fromkeys(sorted(known), DEFAULT_CONCURRENCY)
-        if unknown := sorted(set(queues) - known):
-            raise CallerError(f"no registered channel works in queue {unknown[0]!r}")
+        for name in set(queues) - known:  # right after a channel has moved to another queue; else a slip
+            _log.warning("queue %r: no registered channel works in it any more", name)
         if self._store.engine.dialect.name == "sqlite":
             settings.setdefault("poll", 0.2)  # there is no NOTIFY, and looking costs no lock
         try:

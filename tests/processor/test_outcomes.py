@@ -72,7 +72,7 @@ OUTCOMES: dict[str, tuple[Callable[[], Any], type[e.Event], dict[str, Any], str 
     "Retry, error": (
         lambda: Retry(ValueError("no")),
         e.Failed,
-        {"cause": "error", "error_type": "ValueError"},
+        {"cause": "error"},
         "ValueError: no",
     ),
     "Cancel": (lambda: Cancel("gone"), e.Cancelled, {"cause": "permanent_failure"}, "gone"),
@@ -221,7 +221,8 @@ def test_a_deadline_between_attempts(timed: Deliveries, clock: RunningClock) -> 
 def test_when_it_is_tried_again(
     timed: Deliveries, said: Any, options: dict[str, Any], seconds: float
 ) -> None:
-    timed.adapter("email", **options)(adapter("sync raises", lambda delivery, attempt: said))
+    way = "sync" if isinstance(said, Outcome) else "sync raises"
+    timed.adapter("email", **options)(adapter(way, lambda delivery, attempt: said))
     id = schedule(timed).id
     timed.drain()
     recorded = timed.history(id)[-1]
@@ -324,7 +325,7 @@ def test_channels_and_queues_of_others_are_left_alone(timed: Deliveries, apps: A
 )
 def test_settings_that_are_refused(app: Deliveries, queues: Any, settings: Any) -> None:
     app.adapter("email")(lambda delivery, attempt: None)
-    with pytest.raises(ValueError, match="queue|must be|nonsense|concurrency"):
+    with pytest.raises(ValueError, match=r"queue|must be|nonsense"):
         app.drain(queues, **settings)
 
 

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.exc import DBAPIError
 
+from deliveries.core.commands import Cancel
+from deliveries.core.notes import Note
 from deliveries.errors import ConcurrentSchedule
 from deliveries.store.postgresql import CHUNK
 from deliveries.store.rows import Birth
-from deliveries.store.schema import contents, deliveries, events
+from deliveries.store.schema import contents, deliveries, events, notes
 from deliveries.store.store import Store
 from store.acts import Acts, StoppedClock, birth
 
@@ -60,7 +63,10 @@ def test_keys_are_a_tenants_own(acts: Acts) -> None:
     with acts.store.reading() as connection:
         wanted = [("acme", "order:7"), ("acme", "order:8"), ("nobody", "order:7")]
         found = acts.store.by_key(connection, wanted)
-    assert found == {("acme", "order:7"): births[1].change.after.id}
+    assert list(found) == [("acme", "order:7")]
+    delivery, beside = found["acme", "order:7"]
+    assert delivery.id == births[1].change.after.id
+    assert beside == births[1].contents
 
 
 def test_more_than_one_statement_holds(acts: Acts) -> None:
@@ -117,3 +123,30 @@ def test_where_the_answer_cannot_be_known_the_caller_tries_again(
             acts.store.schedule(caller, [birth(key="order:7")])
     assert raised.value.retryable
     assert everywhere(acts) == [ids(first)] * 3
+
+
+@pytest.mark.parametrize("whose", ["ours", "the caller's"])
+def test_a_database_error_tells_no_contents(acts: Acts, whose: str) -> None:
+    """R6: errors get into logs; SQLAlchemy's show the parameters of their statement."""
+    store, born = acts.store, birth("ann@example.org")
+    with store.engine.begin() as connection:
+        contents.drop(connection)
+    opened = store.transaction() if whose == "ours" else store.engine.begin()
+    with pytest.raises(DBAPIError) as raised, opened as connection:
+        store.schedule(connection, [born])
+    assert "ann@example.org" not in str(raised.value)
+    assert "order" not in str(raised.value)
+
+
+@pytest.mark.parametrize("whose", ["ours", "the caller's"])
+def test_a_database_error_tells_no_note(acts: Acts, whose: str) -> None:
+    store, id = acts.store, acts.schedule()
+    with store.engine.begin() as connection:
+        notes.drop(connection)
+        stand_in = "SELECT delivery_id, version, '' AS text FROM delivery_events"
+        connection.execute(text(f"CREATE VIEW delivery_notes AS {stand_in}"))
+    note = Note("ann@example.org bounced", b"salt")
+    opened = store.transaction() if whose == "ours" else store.engine.begin()
+    with pytest.raises(DBAPIError) as raised, opened as connection:
+        store.command(connection, id, lambda now: Cancel(now=now, note=note))
+    assert "ann@example.org" not in str(raised.value)

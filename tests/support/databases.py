@@ -1,8 +1,7 @@
 """Real databases for tests: SQLite files, and a PostgreSQL server of the tests' own.
 
 The server comes out of a wheel and lives in a temporary directory, so nothing has to be installed.
-DELIVERIES_TEST_POSTGRES_URL names another one instead, by a role that may create databases
-and roles.
+DELIVERIES_TEST_POSTGRES_URL names another one instead, by a role that may create databases and roles.
 Nothing is skipped here: where the server does not start, the tests that need it fail.
 """
 

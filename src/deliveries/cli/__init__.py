@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 _EXTRA = ("cyclopts", "rich")
 
@@ -13,11 +14,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done; 1 something is wrong with what was found; 2 the command line is; 128 + n after signal n.
     """
-    try:
-        from deliveries.cli.app import run
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
-            raise
+    if any(find_spec(name) is None for name in _EXTRA):
         sys.stderr.write("deliveries: the command line is an extra: pip install 'deliveries[cli]'\n")
         return 2
+    from deliveries.cli.app import run
+
     return run(sys.argv[1:] if argv is None else argv)

@@ -81,7 +81,7 @@ class Receiver:
         self.requests: list[Request] = []
         """The log, in the order of arrival."""
         self.midway = threading.Event()
-        """Set with the first slow answer that begins once `half` keys are accepted: kill now."""
+        """Set while a slow answer is on its way, once `half` keys are accepted: kill now."""
         self.stopping = threading.Event()
         self._habits, self._half = dict(habits), half
         self._accepted: set[str] = set()

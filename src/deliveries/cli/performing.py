@@ -40,12 +40,16 @@ def worker(
     given = {"lease": lease, "poll": poll, "grace": grace}
     with database.opened(channels=True) as app:
         log_to_stderr()
-        processor = app.processor(
-            _queues(queue), **{name: value for name, value in given.items() if value is not None}
-        )
+        queues = _queues(queue)
+        settings = {name: value for name, value in given.items() if value is not None}
+        processor = app.processor(queues, **settings)
         app.find(limit=1)  # a database that cannot be used is said now, not in a log for ever
-        _log.info("worker %s performs %s", processor.worker, ", ".join(sorted(app.channels)))
-        supervise(processor, until_idle=False)
+        channels = [name for name, one in app.channels.items() if queues is None or one.queue in queues]
+        supervise(
+            processor,
+            until_idle=False,
+            ready=lambda: _log.info("worker %s performs %s", processor.worker, ", ".join(channels)),
+        )
         _log.info("worker %s has stopped: %s", processor.worker, _counts(processor.summary))
     return 0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -22,14 +22,18 @@ LAST_SECONDS = 3.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def supervise(processor: Processor, *, until_idle: bool) -> int:
+def supervise(processor: Processor, *, until_idle: bool, ready: Callable[[], None] | None = None) -> int:
     """Run `processor` until it is idle, or signalled; returns the exit code.
+
+    `ready` is called once signals are handled: who reads that we started may stop us at once.
 
     The first signal stops it gracefully: 0, or 128 + n where it was to run until idle. A second one
     ends the process with 128 + n, whatever still runs. Raises: what ended the processor.
     """
     work = _Work(processor, until_idle)
     with _handled(work):
+        if ready is not None:
+            ready()
         work.start()
         while work.is_alive():
             work.join(60.0)  # a bound keeps the wait interruptible on every platform

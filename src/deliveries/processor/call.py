@@ -141,6 +141,8 @@ class Call:
         if error is None and isinstance(self.value, type) and issubclass(self.value, o.Outcome):
             # an outcome's class where an instance was meant: calling that success could lose a debt
             error = TypeError(f"the adapter returned the class {self.value.__name__}, not an instance")
+        if error is None and self.is_lookup and not isinstance(self.value, o.Outcome):
+            return o.Unknown("the lookup gave no answer"), None  # silence is no success
         if error is None:
             outcome = o.outcome_of(self.value)
             behind = getattr(outcome, "error", None)

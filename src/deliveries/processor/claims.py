@@ -45,12 +45,10 @@ class Claims:
         self._store, self._registrations, self._worker = store, registrations, worker
         self._settings, self._now = settings, now
         self._used: Counter[str] = Counter()
-        self.channels: dict[str, list[str]] = {name: [] for name in settings.queues}
-        for registration in registrations.values():
-            if registration.queue in self.channels:
-                self.channels[registration.queue].append(registration.channel)
-        self.with_lookup = [
-            one.channel for one in registrations.values() if one.lookup and one.queue in self.channels
+        # A delivery works in the queue it was scheduled for, wherever its channel works by now.
+        self._channels = list(registrations)
+        self._asking = [
+            one.channel for one in registrations.values() if one.lookup and one.queue in settings.queues
         ]
 
     # -- slots ---------------------------------------------------------------------------------
@@ -68,7 +66,7 @@ class Claims:
         return {
             name: limit - self._used[name]
             for name, limit in self._settings.queues.items()
-            if self.channels[name] and limit > self._used[name]
+            if limit > self._used[name]
         }
 
     # -- attempts ------------------------------------------------------------------------------
@@ -84,7 +82,7 @@ class Claims:
         full = False
         for name, slots in free.items():
             claimed = self._store.backend.claim(
-                connection, name, self.channels[name], slots, self._store.deciding_now, cutoff
+                connection, name, self._channels, slots, self._store.deciding_now, cutoff
             )
             full = full or len(claimed) == slots
             for one in claimed:
@@ -152,13 +150,13 @@ class Claims:
     def lookups(self) -> list[Call]:
         """Held deliveries whose provider is to be asked now, for the slots that are free."""
         room = sum(self.free().values())
-        if not self.with_lookup or room <= 0:
+        if not self._asking or room <= 0:
             return []
-        timeouts = [self._registrations[channel].timeout_seconds for channel in self.with_lookup]
+        timeouts = [self._registrations[channel].timeout_seconds for channel in self._asking]
         lease = max(timeouts) + self._settings.lease
         with self._store.transaction() as connection:
             due = self._store.backend.claim_lookups(
-                connection, self.with_lookup, room, lease, self._store.deciding_now
+                connection, self._asking, room, lease, self._store.deciding_now
             )
             streams = self._store.streams(connection, [one for one in due if one.problem is None])
         return [

@@ -17,6 +17,7 @@ anything is decided (`Ledger`).
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import os
 import queue
@@ -43,6 +44,12 @@ from deliveries.processor.sweep import PAGE, sweep
 from deliveries.processor.wakeup import Listener, Wakeup
 from deliveries.registration import Registration
 from deliveries.store.store import Store
+
+SOON_SECONDS = 60.0
+"""Retries that we recorded and that are due within this are claimed to the millisecond."""
+
+MAX_SOON = 10_000
+"""So many moments are remembered at most; the poll is good enough for others."""
 
 _log = logging.getLogger("deliveries")
 
@@ -77,6 +84,7 @@ class Processor:
         self._loaded = False  # the last claim gave all it was asked for
         self._doubt = False  # nobody knows what the last transaction did
         self._failures = 0
+        self._soon: list[float] = []  # a heap of moments at which what we recorded is due again
         self._next_poll = self._next_sweep = self._next_presence = 0.0
 
     # -- life ----------------------------------------------------------------------------------
@@ -235,11 +243,12 @@ class Processor:
         return False
 
     def _recorded(self, changes: list[Change]) -> None:
-        """Come back in time for retries that are due before the next poll."""
+        """Come back in time for what is due again soon."""
         for change in changes:
-            if change.after.due_at is not None:
+            if change.after.due_at is not None and len(self._soon) < MAX_SOON:
                 wait = max(0.0, (change.after.due_at - self._now()).total_seconds())
-                self._next_poll = min(self._next_poll, time.monotonic() + wait)
+                if wait < SOON_SECONDS:
+                    heapq.heappush(self._soon, time.monotonic() + wait)
 
     # -- calls ---------------------------------------------------------------------------------
 
@@ -288,6 +297,9 @@ class Processor:
     def _wants_claim(self, monotonic: float) -> bool:
         if not self._is_claiming:
             return False
+        while self._soon and self._soon[0] <= monotonic:
+            heapq.heappop(self._soon)
+            self._hinted = True
         if self._hinted or self._loaded or self._cutoff is not None or monotonic >= self._next_poll:
             self._hinted = False
             self._next_poll = monotonic + self._settings.poll
@@ -314,7 +326,7 @@ class Processor:
         monotonic = time.monotonic()
         wake = self._deadlines.next()
         if self._is_claiming:
-            wake = min(wake, self._next_poll, self._next_sweep)
+            wake = min(wake, self._next_poll, self._next_sweep, *self._soon[:1])
         if self._ledger.alone or self._failures:
             wake = monotonic + self._settings.retry_after(self._failures)
         if self._stop_at is not None:

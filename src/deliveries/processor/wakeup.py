@@ -119,6 +119,7 @@ class Listener(threading.Thread):
         self.join(timeout=3.0)
 
     def run(self) -> None:
+        warned = False
         while not self._stopping.is_set():
             try:
                 with contextlib.closing(self._connect()) as connection:
@@ -127,8 +128,10 @@ class Listener(threading.Thread):
                     while not self._stopping.is_set():
                         for _ in connection.notifies(timeout=0.5):
                             self._hinted()
-            except Exception:
-                _log.debug("listening stopped; the processor polls meanwhile", exc_info=True)
+            except Exception as error:
+                level = logging.DEBUG if warned else logging.WARNING
+                _log.log(level, "cannot listen for notifications, polling instead: %s", error)
+                warned = True
                 self._stopping.wait(1.0)
 
     def _connect(self) -> Any:

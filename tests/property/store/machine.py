@@ -82,6 +82,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.streams: dict[UUID, list[Recorded]] = {}
         self.taken: dict[int, Taken] = {}
         self.position = 0
+        self.seen = 0
 
     @initialize()
     def begin(self) -> None:
@@ -178,6 +179,9 @@ class StoreMachine(RuleBasedStateMachine):
             self._exchanged(worker, batch, free, due)
         else:
             must(not any(committed[len(steps) :]), "turn", "more transactions than expected")
+        for taken in batch:
+            kept = taken.written or taken.call in worker.ledger.alone
+            must(kept, "N3", f"the report of attempt {taken.attempt} was dropped: {taken.said}")
         self._handed_out(worker)
 
     def _exchanged(
@@ -261,7 +265,8 @@ class StoreMachine(RuleBasedStateMachine):
             call.withdrawn = not call.entered
             call.gave_up = call.entered
             taken.said, taken.told_at = "abandoned" if call.entered else "given back", now
-            taken.worker.ledger.add(call)
+            if call.withdrawn:
+                taken.worker.ledger.add(call)
             taken.worker.take_back(call)
 
     @rule(pick=ANY)
@@ -360,6 +365,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock.pass_by(LEASE + 1)
         self.sweep(200, None)
 
+    @rule(worker=WORKERS)
+    @precondition(lambda self: self._asking())
+    def questions_run_out(self, worker: int) -> None:
+        """Whoever asked is taken for dead, and somebody else asks."""
+        self.clock.pass_by(TIMEOUT + LEASE + 1)
+        self.look_up(worker, None)
+
     # -- operators -----------------------------------------------------------------------------
 
     @rule(pick=ANY, act=st.sampled_from(("cancel", "suppress", "reschedule")), undone=st.booleans())
@@ -393,6 +405,9 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def all_agree(self) -> None:
         """The streams keep the invariants, the rows are their folds, and both are as expected."""
+        if self.world.transactions == self.seen:
+            return
+        self.seen = self.world.transactions
         with self.store.reading() as connection:
             grown = self._read_on(connection)
             rows = {row.id: row for row in self._rows(connection)}

@@ -14,9 +14,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 
-from deliveries import Backoff, Deliveries
+from deliveries import Backoff, Deliveries, sqlite
 from deliveries.core import outcomes as o
 from deliveries.core.events import Attempted
 from deliveries.core.stream import Change
@@ -199,6 +199,8 @@ class World:
     clock: Clock
     app: Deliveries
     backend: Backend | None = None
+    transactions: int = 0
+    """How many began that may have written."""
 
     @classmethod
     def on(cls, engine: Engine, backend: Backend | None = None) -> World:
@@ -218,7 +220,12 @@ class World:
                 lookup=_never if channel.asks else None,
                 max_lookups=channel.max_lookups,
             )(_never)
-        return cls(engine, clock, app, backend)
+        world = cls(engine, clock, app, backend)
+        event.listen(engine, "begin", world._began)
+        return world
+
+    def _began(self, connection: Connection) -> None:
+        self.transactions += not connection.get_execution_options().get(sqlite.READ_ONLY, False)
 
     def store(self) -> UnreliableStore:
         return UnreliableStore(self.engine, self.clock, self.backend)

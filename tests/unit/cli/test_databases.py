@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deliveries import Deliveries, Delivery
+from deliveries import Delivery
 from unit.cli.commands import Command
 
 Schedule = Callable[..., Delivery]
@@ -195,9 +195,3 @@ def test_debug_shows_the_traceback(deliveries: Command) -> None:
 def test_debug_shows_where_an_application_broke(deliveries: Command, tmp_path: Path) -> None:
     (tmp_path / "broken_too.py").write_text("1 / 0")
     assert "broken_too.py" in deliveries("list", "--app", "broken_too:app", "--debug").err
-
-
-def test_connections_are_given_back(deliveries: Command, app: Deliveries, sqlite_url: str) -> None:
-    deliveries("list", "--url", sqlite_url)
-    with app.engine.connect() as connection:  # nobody else has the file open, or this would be refused
-        assert connection.exec_driver_sql("PRAGMA locking_mode").scalar() == "normal"
