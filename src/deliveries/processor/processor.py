@@ -326,7 +326,9 @@ class Processor:
         monotonic = time.monotonic()
         wake = self._deadlines.next()
         if self._is_claiming:
-            wake = min(wake, self._next_poll, self._next_sweep, *self._soon[:1])
+            wake = min(wake, self._next_sweep)
+            if self._claims.free():  # without a free slot nothing is claimed, whatever is due
+                wake = min(wake, self._next_poll, *self._soon[:1])
         if self._ledger.alone or self._failures:
             wake = monotonic + self._settings.retry_after(self._failures)
         if self._stop_at is not None:
