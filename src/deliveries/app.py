@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -30,7 +31,9 @@ from deliveries.errors import (
     IdempotencyConflict,
     InvalidAdapter,
     InvalidCommand,
+    InvalidSchedule,
     UnknownChannel,
+    shown,
 )
 from deliveries.payload import MAX_PAYLOAD_BYTES
 from deliveries.processor.ledger import Summary
@@ -88,9 +91,10 @@ class Deliveries(AsyncTwins):
         self._store.create_schema()
 
     def close(self) -> None:
-        """Give back the database's connections."""
+        """End background threads and give back the database's connections."""
         if self._event_log is not None:
             self._event_log.close()
+        self._wakeup.close()
         self._store.engine.dispose()
 
     # -- adapters ------------------------------------------------------------------------------
@@ -170,6 +174,9 @@ class Deliveries(AsyncTwins):
 
         Raises: as `schedule`; after any error nothing of this call is left in the transaction.
         """
+        for index, draft in enumerate(drafts):
+            if not isinstance(draft, Draft):
+                raise InvalidSchedule(f"drafts[{index}]", f"a Draft is needed, not {type(draft).__name__}")
         births = self._prepare(channel, drafts)
         if not births:
             return []
@@ -210,13 +217,15 @@ class Deliveries(AsyncTwins):
 
     def get(self, id: Id, *, session: Bind | None = None) -> Delivery:
         """The delivery, folded from its events. Raises: DeliveryNotFound, CorruptHistory."""
+        delivery_id = scheduling.parse_id(id)
         with self._reading(session) as connection:
-            return self._store.get(connection, scheduling.parse_id(id))
+            return self._store.get(connection, delivery_id)
 
     def history(self, id: Id, *, session: Bind | None = None) -> list[Recorded]:
         """The recorded events, oldest first. Raises: DeliveryNotFound."""
+        delivery_id = scheduling.parse_id(id)
         with self._reading(session) as connection:
-            return self._store.history(connection, scheduling.parse_id(id))
+            return self._store.history(connection, delivery_id)
 
     def explain(self, id: Id, *, session: Bind | None = None) -> Explanation:
         """Status, why, what happens next and when, and the timeline; `str()` of it is for people."""
@@ -241,7 +250,7 @@ class Deliveries(AsyncTwins):
     ) -> list[Delivery]:
         """Deliveries with these values, newest first, at most `limit` (1..10000), without contents."""
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000:
-            raise CallerError(f"limit must be 1..10000, not {limit!r:.40}")
+            raise CallerError(f"limit must be 1..10000, not {shown(limit)}")
         with self._reading(session) as connection:
             return self._store.find(
                 connection, limit, status=status, channel=channel, queue=queue, tenant=tenant, key=key
@@ -315,7 +324,7 @@ class Deliveries(AsyncTwins):
         if not isinstance(outcome, (o.Delivered, o.NotDone, o.Retry, o.Cancel, o.Discard)):
             raise InvalidCommand(
                 "a held delivery is resolved with Delivered, NotDone, Retry, Cancel, Bounced or Discard, "
-                f"not {outcome!r:.80}"
+                f"not {shown(outcome)}"
             )
         if reason is None and outcome.text is not None:
             reason = describe(outcome.text)
@@ -397,7 +406,7 @@ class Deliveries(AsyncTwins):
 
     # -- the log -------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def event_log_class(self) -> type[DeliveryLog]:
         """The eventsourcing Application of this database, as a class for its `ProjectionRunner`."""
         from deliveries.store.log import log_class
@@ -409,6 +418,7 @@ class Deliveries(AsyncTwins):
         """The eventsourcing Application of this database: notification_log, repository, subscriptions."""
         if self._event_log is None:
             self._event_log = self.event_log_class()
+            self._wakeup.subscribe(self._event_log.wake)
         return self._event_log
 
 

@@ -47,13 +47,14 @@ def _create(url: URL, in_memory: bool) -> Engine:
         if in_memory:  # one connection for all threads, one at a time: there is only one database in it
             engine = create_engine(
                 url,
+                hide_parameters=True,
                 poolclass=QueuePool,
                 pool_size=1,
                 max_overflow=0,
                 connect_args={"check_same_thread": False},
             )
         else:
-            engine = create_engine(url)
+            engine = create_engine(url, hide_parameters=True)  # they are recipients, payloads and notes
     except ModuleNotFoundError as error:
         if error.name == "psycopg":
             raise CallerError("PostgreSQL needs psycopg: pip install 'deliveries[postgres]'") from None

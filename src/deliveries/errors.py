@@ -25,6 +25,14 @@
 from __future__ import annotations
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """What a refused value looks like, at most `limit` characters; its own `repr` may raise."""
+    try:
+        return repr(value)[:limit]
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
 class DeliveriesError(Exception):
     """The root: `except DeliveriesError` catches all that this library raises on purpose."""
 
@@ -42,7 +50,7 @@ class UnknownChannel(CallerError):
     def __init__(self, channel: str, known: tuple[str, ...]) -> None:
         names = ", ".join(sorted(known)) or "none"
         super().__init__(
-            f"unknown channel {channel!r}: no adapter is registered for it here (registered: {names})"
+            f"unknown channel {shown(channel)}: no adapter is registered for it here (registered: {names})"
         )
         self.channel = channel
 

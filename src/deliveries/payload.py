@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from deliveries.errors import InvalidPayload
+from deliveries.errors import InvalidPayload, shown
 
 MAX_PAYLOAD_BYTES = 64 * 1024
 """Default bound of an encoded payload."""
@@ -73,7 +73,7 @@ def _children(value: Any, path: str, depth: int) -> list[tuple[Any, str, int]]:
         return [(item, f"{path}[{index}]", depth) for index, item in enumerate(value)]
     for key in value:
         if not isinstance(key, str):
-            raise InvalidPayload(_short(path), f"key {key!r:.80} is not a string")
+            raise InvalidPayload(_short(path), f"key {shown(key)} is not a string")
         check_text(key, path)
     return [(item, f"{path}.{key}", depth) for key, item in value.items()]
 

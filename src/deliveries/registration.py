@@ -14,7 +14,7 @@ from deliveries.core.backoff import Backoff, jitter
 from deliveries.core.delivery import Delivery
 from deliveries.core.events import OnUnknown, Rules
 from deliveries.core.outcomes import seconds
-from deliveries.errors import InvalidAdapter
+from deliveries.errors import InvalidAdapter, shown
 
 Effect = Literal["keyed", "natural", "unsafe"]
 AdapterFunction = Callable[..., Any]
@@ -59,7 +59,9 @@ class Registration:
     def __post_init__(self) -> None:
         for name, value in (("channel", self.channel), ("queue", self.queue or self.channel)):
             if not isinstance(value, str) or not _NAME.fullmatch(value):
-                raise InvalidAdapter(f"{name} {value!r:.120}: letters, digits, '_', '-', '.', at most 100")
+                raise InvalidAdapter(
+                    f"{name} {shown(value, 120)}: letters, digits, '_', '-', '.', at most 100"
+                )
         if not callable(self.function):
             raise InvalidAdapter(f"adapter for {self.channel!r} is not callable")
         for name, least in (
@@ -79,7 +81,7 @@ class Registration:
 
     def _settle_unknown(self) -> None:
         if self.effect not in get_args(Effect):
-            raise InvalidAdapter(f"effect {self.effect!r}: one of {', '.join(get_args(Effect))}")
+            raise InvalidAdapter(f"effect {shown(self.effect)}: one of {', '.join(get_args(Effect))}")
         if self.on_unknown is None:
             if self.effect == "unsafe" and self.lookup is None:
                 raise InvalidAdapter(
@@ -88,7 +90,9 @@ class Registration:
                 )
             self._set("on_unknown", "retry" if self.lookup is None else "lookup")
         if self.on_unknown not in get_args(OnUnknown):
-            raise InvalidAdapter(f"on_unknown {self.on_unknown!r}: one of {', '.join(get_args(OnUnknown))}")
+            raise InvalidAdapter(
+                f"on_unknown {shown(self.on_unknown)}: one of {', '.join(get_args(OnUnknown))}"
+            )
         if self.on_unknown == "lookup" and self.lookup is None:
             raise InvalidAdapter(f'adapter {self.channel!r} has on_unknown="lookup" but no lookup')
         if self.effect == "unsafe" and self.on_unknown == "retry":
@@ -140,7 +144,7 @@ def is_async(function: AdapterFunction) -> bool:
 def count(value: object, name: str, least: int) -> int:
     """`value` as a count. Raises: InvalidAdapter, naming it and its range."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
-        raise InvalidAdapter(f"{name} must be an integer from {least} to {MAX_COUNT}, not {value!r:.40}")
+        raise InvalidAdapter(f"{name} must be an integer from {least} to {MAX_COUNT}, not {shown(value)}")
     return value
 
 

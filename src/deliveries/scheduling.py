@@ -12,18 +12,21 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from deliveries.core import commands
+from deliveries.core import codec, commands
 from deliveries.core.events import Scheduled
 from deliveries.core.notes import salted
 from deliveries.core.outcomes import seconds
 from deliveries.core.stream import START, advance
-from deliveries.errors import InvalidAdapter, InvalidPayload, InvalidSchedule
+from deliveries.errors import InvalidAdapter, InvalidPayload, InvalidSchedule, shown
 from deliveries.payload import MAX_PAYLOAD_BYTES, check_text, encode
 from deliveries.registration import Registration, count
 from deliveries.store.rows import Birth, Contents
 
 HORIZON = timedelta(days=3_653)
 """How far ahead anything can be scheduled: ten years."""
+
+EPOCH = codec.instant(0)
+"""Nothing is due before 1970: what is due at once says so by giving no time."""
 
 MAX_KEY = 255
 MAX_RECIPIENT = 2_048
@@ -97,6 +100,8 @@ def instant(value: datetime, field: str, now: datetime) -> datetime:
         moment = value.astimezone(UTC)
     except OverflowError:
         raise InvalidSchedule(field, "out of range") from None
+    if moment < EPOCH:
+        raise InvalidSchedule(field, "before 1970")
     if moment > now + HORIZON:
         raise InvalidSchedule(field, f"more than {HORIZON.days} days ahead")
     return moment
@@ -119,8 +124,8 @@ def parse_id(value: object) -> UUID:
         return value
     try:
         return UUID(str(value))
-    except (ValueError, AttributeError):
-        raise InvalidSchedule("id", f"{value!r:.80} is no delivery id (a UUID)") from None
+    except Exception:  # also of a value that cannot be shown
+        raise InvalidSchedule("id", f"{shown(value)} is no delivery id (a UUID)") from None
 
 
 def _due_at(draft: Draft, now: datetime) -> datetime | None:
@@ -137,7 +142,7 @@ def _instant(value: datetime | None, field: str, now: datetime) -> datetime | No
 
 def _priority(value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
-        raise InvalidSchedule("priority", f"an integer from 0 (first) to 9 is needed, not {value!r:.40}")
+        raise InvalidSchedule("priority", f"an integer from 0 (first) to 9 is needed, not {shown(value)}")
     return int(value)
 
 
@@ -150,6 +155,8 @@ def _max_attempts(value: int | None) -> int | None:
 
 def _tags(value: Sequence[str]) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, (list, tuple, set, frozenset)):
+        raise InvalidSchedule("tags", "a list of strings is needed")
+    if not all(isinstance(tag, str) for tag in value):
         raise InvalidSchedule("tags", "a list of strings is needed")
     tags = tuple(sorted(value) if isinstance(value, (set, frozenset)) else value)
     if len(tags) > MAX_TAGS:

@@ -8,6 +8,8 @@ the middle. It also sets WAL, `synchronous=FULL` (a commit survives a power cut)
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
@@ -61,10 +63,29 @@ def _connect(dbapi_connection: Any, record: Any) -> None:
     dbapi_connection.isolation_level = None  # the driver begins nothing by itself any more
     cursor = dbapi_connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()
     record.info[_MARK] = True
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Turn WAL on, trying again while the file is busy.
+
+    The change wants the file alone for a moment, and beside a writer SQLite refuses it at once,
+    whatever the busy timeout says: two processes that open a new file meet here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:

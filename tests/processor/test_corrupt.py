@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 from uuid import UUID
 
@@ -161,3 +162,24 @@ def test_a_row_that_is_ahead_of_its_stream(app: Deliveries, calls: Calls) -> Non
     app.drain()
     assert [row(app, id).status for id in ids] == ["succeeded", "pending", "succeeded"]
     assert len(calls) == 2
+
+
+def test_no_error_text_in_the_log_when_a_guard_refuses_an_outcome(
+    app: Deliveries, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R6: a database error's text quotes the parameters of its statement, a note's text among them."""
+    gate = Gate()
+
+    @app.adapter("email")
+    def email(delivery: Any, attempt: Any) -> None:
+        gate()
+        raise ValueError("no such user ann@example.org")
+
+    id = schedule(app).id
+    unguarded(app)
+    with caplog.at_level(logging.DEBUG), app.running():
+        gate.wait_for()
+        tamper(app, events, id, version=2, type="Nonsense")
+        gate.open()
+        eventually(lambda: "put aside" in caplog.text)
+    assert "ann@example.org" not in caplog.text

@@ -44,7 +44,7 @@ class ExitsWhenPrinted(Exception):
 
 class NotEvenText(Exception):
     def __str__(self) -> str:
-        return 7  # type: ignore[return-value]
+        return 7  # type: ignore[return-value]  # noqa: PLE0307 - on purpose
 
 
 class Hostile:

@@ -24,7 +24,18 @@ from deliveries import (
 from deliveries import Delivered as Done
 from deliveries.core import events as e
 from deliveries.core.outcomes import Outcome
-from support.apps import Calls, RunningClock, assert_called_once_each, history, kinds, last, schedule, texts
+from support.apps import (
+    Apps,
+    Calls,
+    ManualClock,
+    RunningClock,
+    assert_called_once_each,
+    history,
+    kinds,
+    last,
+    schedule,
+    texts,
+)
 from support.histories import at
 
 WAYS = ("sync", "async", "sync raises", "async raises")
@@ -115,6 +126,21 @@ def test_any_exception_is_a_failure(timed: Deliveries, calls: Calls, error: Exce
             assert type(error).__name__ in (texts(timed, id)[-1] or "")
         else:  # returned, it is a value like any other
             assert timed.get(id).status is Status.SUCCEEDED
+
+
+def test_a_returned_retrys_error_is_named(timed: Deliveries) -> None:
+    timed.adapter("email")(lambda delivery, attempt: Retry(ValueError("no")))
+    id = schedule(timed).id
+    timed.drain()
+    assert (last(timed, id).error_type, texts(timed, id)[-1]) == ("ValueError", "ValueError: no")
+
+
+@pytest.mark.parametrize("kind", [Retry, Cancel, Unknown, Snooze])
+def test_the_class_of_an_outcome_is_a_mistake_and_no_success(timed: Deliveries, kind: Any) -> None:
+    timed.adapter("email")(lambda delivery, attempt: kind)
+    id = schedule(timed).id
+    timed.drain()
+    assert (type(last(timed, id)), last(timed, id).error_type) == (e.Failed, "TypeError")
 
 
 def test_what_the_adapter_is_told(timed: Deliveries, clock: RunningClock) -> None:
@@ -250,6 +276,16 @@ def test_a_drain_leaves_what_it_made_due_itself(timed: Deliveries, calls: Calls)
     assert_called_once_each(timed, calls)
 
 
+@pytest.mark.parametrize("said", [Retry(after=0), Snooze(0)], ids=["Retry", "Snooze"])
+def test_a_drain_leaves_what_it_made_due_itself_even_if_the_clock_stands(
+    database_url: str, apps: Apps, calls: Calls, said: Any
+) -> None:
+    app = apps(database_url, ManualClock())
+    app.adapter("email", max_attempts=3, max_snoozes=2)(calls(lambda delivery, attempt: said))
+    schedule(app)
+    assert app.drain().attempted == 1
+
+
 def test_a_drain_leaves_what_comes_meanwhile(app: Deliveries) -> None:
     children: list[Any] = []
 
@@ -299,7 +335,7 @@ def test_nothing_to_do(timed: Deliveries) -> None:
     assert timed.drain() == Summary()
 
 
-def test_channels_and_queues_of_others_are_left_alone(timed: Deliveries, apps: Any) -> None:
+def test_channels_and_queues_of_others_are_left_alone(timed: Deliveries, apps: Apps) -> None:
     timed.adapter("email")(lambda delivery, attempt: None)
     timed.adapter("sms", queue="slow")(lambda delivery, attempt: None)
     other = apps(timed.engine.url.render_as_string(False), timed._store.clock)
@@ -312,7 +348,6 @@ def test_channels_and_queues_of_others_are_left_alone(timed: Deliveries, apps: A
 @pytest.mark.parametrize(
     ("queues", "settings"),
     [
-        ({"fax": 1}, {}),
         ({"email": 0}, {}),
         ({"email": True}, {}),
         ({"email": 10_001}, {}),
@@ -327,6 +362,26 @@ def test_settings_that_are_refused(app: Deliveries, queues: Any, settings: Any) 
     app.adapter("email")(lambda delivery, attempt: None)
     with pytest.raises(ValueError, match=r"queue|must be|nonsense"):
         app.drain(queues, **settings)
+
+
+def test_a_queue_that_no_channel_works_in_is_named_in_the_log(
+    timed: Deliveries, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be right, just after a channel has moved to another queue; or a slip."""
+    timed.adapter("email")(lambda delivery, attempt: None)
+    schedule(timed)
+    assert timed.drain({"fax": 1}).attempted == 0
+    assert "'fax'" in caplog.text
+
+
+def test_what_was_scheduled_for_a_channels_former_queue_is_performed(timed: Deliveries, apps: Apps) -> None:
+    timed.adapter("email", queue="old")(lambda delivery, attempt: None)
+    id = schedule(timed).id
+    moved = apps(timed.engine.url.render_as_string(hide_password=False), timed._store.clock)
+    moved.adapter("email", queue="new")(lambda delivery, attempt: None)
+    assert moved.drain().attempted == 0
+    assert moved.drain({"old": 1, "new": 1}).succeeded == 1
+    assert moved.get(id).is_terminal
 
 
 def test_a_history_of_many_endings(timed: Deliveries, clock: RunningClock, calls: Calls) -> None:

@@ -131,7 +131,6 @@ def test_a_held_delivery_ignores_deadlines_and_reschedules(
     [
         (Delivered("ch_1"), e.Succeeded, {"by": "lookup"}),
         ([Delivered("ch_1")], e.Succeeded, {"by": "lookup"}),
-        (None, e.Succeeded, {"by": "lookup"}),
         (NotDone(), e.Rescheduled, {"cause": "released"}),
         (Retry(after=5), e.Rescheduled, {"cause": "released"}),
         (Cancel("refused"), e.Cancelled, {"cause": "permanent_failure"}),
@@ -165,7 +164,7 @@ def test_what_a_lookup_says(
 
 @pytest.mark.parametrize(
     "unsure",
-    [Unknown("try later"), [Unknown()], ValueError("down"), Snooze(60)],
+    [Unknown("try later"), [Unknown()], None, "a word", ValueError("down"), Snooze(60)],
     ids=lambda one: repr(one)[:10],
 )
 def test_a_lookup_that_cannot_tell_is_asked_again_and_then_a_person(

@@ -150,3 +150,8 @@ def test_a_database_error_tells_no_note(acts: Acts, whose: str) -> None:
     with pytest.raises(DBAPIError) as raised, opened as connection:
         store.command(connection, id, lambda now: Cancel(now=now, note=note))
     assert "ann@example.org" not in str(raised.value)
+
+
+def test_the_callers_own_errors_are_left_as_they_are(store: Store) -> None:
+    with pytest.raises(DBAPIError, match="seven"), store.engine.begin() as connection:
+        store.caller(connection).execute(text("SELECT :x FROM nowhere"), {"x": "seven"})

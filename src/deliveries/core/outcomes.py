@@ -34,6 +34,8 @@ def seconds(value: float | timedelta, name: str) -> float:
 class Outcome(Exception):
     """Base of all outcomes. `text` is what is kept as a note, erasable; None keeps nothing."""
 
+    text: object = None  # for a subclass that forgets to call our constructor
+
     def __init__(self, text: object = None) -> None:
         super().__init__(*(() if text is None else (text,)))
         self.text = text
@@ -60,6 +62,9 @@ class Delivered(Outcome):
 class Retry(Outcome):
     """Nothing happened; try again, after `after` (seconds or a timedelta) or by the backoff."""
 
+    error: object = None
+    after: float | None = None
+
     def __init__(self, error: object = None, *, after: float | timedelta | None = None) -> None:
         super().__init__(error)
         self.error = error
@@ -85,6 +90,9 @@ class Discard(Outcome):
 class Snooze(Outcome):
     """Not now. Exactly one of `for_` (seconds or a timedelta) and `until` (an aware datetime)."""
 
+    for_: float | None = None
+    until: datetime | None = None
+
     def __init__(
         self,
         for_: float | timedelta | None = None,
@@ -95,7 +103,7 @@ class Snooze(Outcome):
         super().__init__(reason)
         if (for_ is None) == (until is None):
             raise ValueError("Snooze takes exactly one of for_ and until")
-        if until is not None and until.tzinfo is None:
+        if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
             raise ValueError("until must be an aware datetime")
         self.for_ = None if for_ is None else seconds(for_, "for_")
         self.until = until
@@ -118,6 +126,18 @@ class Unknown(Outcome):
 
 class NotDone(Outcome):
     """A lookup's answer: the effect did not happen, so the delivery may be attempted again."""
+
+
+def sound(outcome: Outcome) -> Outcome:
+    """`outcome`, whose numbers somebody may have changed since it was made.
+
+    Raises: ValueError, TypeError where it makes no sense any more.
+    """
+    if isinstance(outcome, Retry):
+        Retry(after=outcome.after)
+    elif isinstance(outcome, Snooze):
+        Snooze(outcome.for_, until=outcome.until)
+    return outcome
 
 
 def outcome_of(value: object) -> Outcome:

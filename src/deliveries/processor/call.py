@@ -93,8 +93,7 @@ class Call:
         return True
 
     def time_out(self) -> None:
-        """The adapter did not answer in time."""
-        self.error = TimeoutError(f"no answer within {self.timeout:g} s")
+        """The adapter did not answer in time. What it says later does not count."""
         self.cause = "timeout"
 
     def command(self, now: datetime) -> commands.Command:
@@ -132,26 +131,38 @@ class Call:
             not_before=now + timedelta(seconds=left) if still_running else None,
         )
 
+    def said(self) -> object:
+        """What the adapter returned or raised, whenever it did."""
+        return self.value if self.error is None else self.error
+
     def _outcome(self) -> tuple[o.Outcome, BaseException | None]:
         """The outcome, and the exception behind it where there was one.
 
-        For an unsafe adapter, and for a lookup, an exception says nothing about the effect.
+        Returned or raised, an outcome means the same. For an unsafe adapter, and for a lookup, any
+        other exception says nothing about the effect.
         """
         error = self.error
-        if error is None and isinstance(self.value, type) and issubclass(self.value, o.Outcome):
-            # an outcome's class where an instance was meant: calling that success could lose a debt
-            error = TypeError(f"the adapter returned the class {self.value.__name__}, not an instance")
-        if error is None and self.is_lookup and not isinstance(self.value, o.Outcome):
-            return o.Unknown("the lookup gave no answer"), None  # silence is no success
-        if error is None:
-            outcome = o.outcome_of(self.value)
-            behind = getattr(outcome, "error", None)
-            return outcome, behind if isinstance(behind, BaseException) else None
-        if isinstance(error, o.Outcome):
-            return error, None
+        if self.cause == "timeout":
+            error = TimeoutError(f"no answer within {self.timeout:g} s")
+        elif error is None or isinstance(error, o.Outcome):
+            try:
+                return self._meant(self.said())
+            except (TypeError, ValueError) as wrong:
+                error = wrong
         if self.registration.effect == "unsafe" or self.is_lookup:
             return o.Unknown(error), error
         return o.Retry(error), error
+
+    def _meant(self, said: object) -> tuple[o.Outcome, BaseException | None]:
+        """Raises: TypeError, ValueError where an outcome was meant and something else was said."""
+        if isinstance(said, type) and issubclass(said, o.Outcome):
+            # calling that success could lose a debt
+            raise TypeError(f"the adapter returned the class {said.__name__}, not an instance")
+        if self.is_lookup and not isinstance(said, o.Outcome):
+            return o.Unknown("the lookup gave no answer"), None  # silence is no success
+        outcome = o.sound(o.outcome_of(said))
+        behind = getattr(outcome, "error", None)
+        return outcome, behind if isinstance(behind, BaseException) else None
 
 
 def _note(outcome: o.Outcome) -> notes.Note | None:

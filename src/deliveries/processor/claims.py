@@ -125,7 +125,7 @@ class Claims:
             try:
                 change = self.start(id)
             except IntegrityError:
-                _log.exception("delivery %s refuses its attempt; put aside", id)
+                _log.error("delivery %s refuses its attempt; put aside", id)
                 with self._store.transaction() as connection:
                     put_aside(self._store, connection, [id])
             else:

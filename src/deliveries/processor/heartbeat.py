@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from sqlalchemy import delete, insert, update
 
 from deliveries.processor.call import Call
+from deliveries.store.failures import cause
 from deliveries.store.schema import workers
 from deliveries.store.store import Store
 
@@ -46,8 +47,8 @@ class Heartbeat:
         while not self._stopping.wait(self._lease / 3):
             try:
                 self.beat()
-            except Exception:
-                _log.warning("leases were not renewed; trying again", exc_info=True)
+            except Exception as error:
+                _log.warning("leases were not renewed; trying again: %s", cause(error))
 
     def beat(self) -> None:
         """Renew what is past a third of its lease and may still answer."""

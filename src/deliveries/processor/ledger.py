@@ -25,6 +25,7 @@ from deliveries.core.stream import Change, Recorded, Stream, advance, replay
 from deliveries.errors import CorruptHistory
 from deliveries.processor.call import Call
 from deliveries.processor.sweep import put_aside
+from deliveries.store.failures import cause
 from deliveries.store.rows import Write
 from deliveries.store.store import Store
 
@@ -123,7 +124,7 @@ class Ledger:
                         continue
                     change = self._settle(connection, call)
             except IntegrityError:
-                _log.exception("delivery %s refuses its outcome; put aside", call.delivery.id)
+                _log.error("delivery %s refuses its outcome; put aside", call.delivery.id)
                 with self._store.transaction() as connection:
                     put_aside(self._store, connection, [call.delivery.id])
                 change = None
@@ -165,7 +166,7 @@ class Ledger:
     def _ask_again(self, connection: Connection, call: Call) -> None:
         """The lookup could not tell. Ask later, or leave it to a person."""
         registration, delivery = call.registration, call.delivery
-        seconds, now, outcome = None, self._now(), call.value
+        seconds, now, outcome = None, self._now(), call.said()
         if call.lookups < registration.max_lookups:
             asked = msgspec.structs.replace(delivery, endings=call.lookups - 1)
             seconds = registration.wait(asked, call.lookups)
@@ -180,12 +181,13 @@ class Ledger:
         try:
             with self._store.transaction() as connection:
                 self._keep(connection, call)
-        except DBAPIError:
-            _log.warning("a late report of delivery %s was not kept", call.delivery.id, exc_info=True)
+        except DBAPIError as error:
+            _log.warning("a late report of delivery %s was not kept: %s", call.delivery.id, cause(error))
 
     def _keep(self, connection: Connection, call: Call) -> None:
         """Keep a report that came too late: a fact that changes nothing."""
-        said = call.error if call.error is not None else o.outcome_of(call.value)
+        said = call.said()
+        said = said if isinstance(said, BaseException) else o.outcome_of(said)
         fact = {"attempt": call.delivery.attempt, "said": type_name(said)}
         self._store.add_evidence(connection, call.delivery.id, "late_report", fact, self._now())
         self._summary.late += 1

@@ -43,6 +43,7 @@ from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import PAGE, sweep
 from deliveries.processor.wakeup import Listener, Wakeup
 from deliveries.registration import Registration
+from deliveries.store.failures import cause
 from deliveries.store.store import Store
 
 SOON_SECONDS = 60.0
@@ -167,7 +168,7 @@ class Processor:
             self.run()
         except BaseException as error:
             self.error = error
-            _log.exception("the processor ended")
+            _log.error("the processor ended: %s", cause(error))
 
     # -- the pump ------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class Processor:
                 return
             if until_idle and not (busy or self._calls or self._ledger or self._failures):
                 return
-            if not busy:
+            if not (busy or self._ledger.finished):
                 self._wait()
 
     def _turn(self, *, stays: bool) -> bool:
@@ -347,7 +348,7 @@ class Processor:
         self._failures += 1
         self._doubt = self._hinted = True
         self._ledger.doubt()
-        _log.warning("a transaction of the processor failed; trying again", exc_info=error)
+        _log.warning("a transaction of the processor failed; trying again: %s", cause(error))
 
     def _resolve_doubt(self) -> None:
         known = [call.delivery.id for call in (*self._calls.values(), *self._ledger.alone)]

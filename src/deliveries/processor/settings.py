@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from deliveries.errors import CallerError
+from deliveries.errors import CallerError, shown
 
 DEFAULT_CONCURRENCY = 100
 """Calls at a time in a queue for which nobody said otherwise: a bound, since threads are made on demand."""
@@ -37,7 +37,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, limit in self.queues.items():
             if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000:
-                raise CallerError(f"queue {name!r}: concurrency must be 1..10000, not {limit!r:.40}")
+                raise CallerError(f"queue {name!r}: concurrency must be 1..10000, not {shown(limit)}")
         for name, value, least in (
             ("lease", self.lease, 0.1),
             ("poll", self.poll, 0.001),
@@ -45,7 +45,7 @@ class Settings:
             ("grace", self.grace, 0.0),
         ):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86_400:
-                raise CallerError(f"{name} must be {least}..86400 seconds, not {value!r:.40}")
+                raise CallerError(f"{name} must be {least}..86400 seconds, not {shown(value)}")
 
     @property
     def lease_margin(self) -> float:

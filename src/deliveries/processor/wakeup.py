@@ -35,6 +35,7 @@ class Wakeup:
         self._lock = threading.Lock()
         self._due = threading.Event()
         self._notifier: threading.Thread | None = None
+        self._closed = False
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener`, which must not block, at every hint."""
@@ -61,10 +62,17 @@ class Wakeup:
         """Something is due, here and now."""
         for listener in self._listeners:
             listener()
-        if self._engine.dialect.name == "postgresql":
+        if self._engine.dialect.name == "postgresql" and not self._closed:
             self._due.set()
             if self._notifier is None:
                 self._start_notifier()
+
+    def close(self) -> None:
+        """Send no more notifications."""
+        self._closed = True
+        self._due.set()
+        if self._notifier is not None:
+            self._notifier.join(timeout=5.0)
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
         if record.info.pop(_HINT, None):
@@ -86,7 +94,7 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
     """Send NOTIFY whenever `due`; ends with its owner, or after a while without work."""
     while due.wait(60.0):
         wakeup = owner()
-        if wakeup is None:
+        if wakeup is None or wakeup._closed:
             return
         due.clear()
         try:

@@ -36,10 +36,15 @@ def verify(connection: Connection) -> None:
         raise SchemaMissing
     if connection.dialect.name != "postgresql":
         return
-    cached = connection.exec_driver_sql(
-        "SELECT seqcache FROM pg_sequence WHERE seqrelid = "
-        "pg_get_serial_sequence('delivery_events', 'position')::regclass"
-    ).scalar()
+    name, cached, readable = connection.exec_driver_sql(
+        "SELECT seqrelid::regclass::text, seqcache, has_sequence_privilege(seqrelid, 'SELECT, USAGE') "
+        "FROM pg_sequence "
+        "WHERE seqrelid = pg_get_serial_sequence('delivery_events', 'position')::regclass"
+    ).one()
+    if not readable:  # inserting needs no right on it; PostgreSQL 17 and newer show it as never used
+        raise StoreError(
+            f"this role cannot see how far the event log goes: GRANT SELECT ON SEQUENCE {name} TO it"
+        )
     if cached != 1:
         raise StoreError(
             "the sequence of delivery_events.position must keep CACHE 1, or readers of the event log "

@@ -142,9 +142,11 @@ _WRITE = _EVENT | {
 
 # The fence. A row is taken only if its stream still is where the event was decided, and only if
 # nobody holds it: an operator's open cancel of one delivery must not stall the other 499. Row,
-# event and note are one statement, so no interleaving can write one without the others.
+# event and note are one statement, so no interleaving can write one without the others. Of several
+# events for one delivery the lowest version counts: the next one was decided from a state to come.
 APPEND = text(f"""
-WITH u AS MATERIALIZED (SELECT * FROM {_unnest(_WRITE)}),
+WITH u AS MATERIALIZED (
+  SELECT DISTINCT ON (id) * FROM {_unnest(_WRITE)} ORDER BY id, version),
 locked AS (
   SELECT d.id FROM u JOIN deliveries d ON d.id = u.id
   WHERE d.version = u.version - 1 FOR UPDATE OF d SKIP LOCKED),

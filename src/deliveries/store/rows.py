@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.events import Scheduled
 from deliveries.core.stream import START, Change, Recorded, Stream
+from deliveries.errors import CorruptHistory
 from deliveries.store.schema import contents, deliveries
 
 
@@ -147,7 +148,17 @@ _STATUS = {status.value: status for status in Status}
 
 
 def delivery_of(row: Any) -> Delivery:
-    """The delivery in a row that has at least `DELIVERY_COLUMNS`, without contents and rules."""
+    """The delivery in a row that has at least `DELIVERY_COLUMNS`, without contents and rules.
+
+    Raises: CorruptHistory where somebody wrote into the row what we never write.
+    """
+    try:
+        return _delivery_of(row)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptHistory(f"the row of delivery {row.id} cannot be read: {type(error).__name__}") from None
+
+
+def _delivery_of(row: Any) -> Delivery:
     return Delivery(
         id=row.id,
         channel=row.channel,
@@ -174,8 +185,13 @@ def delivery_of(row: Any) -> Delivery:
 
 
 def with_contents(delivery: Delivery, recipient: str | None, payload: str | None) -> Delivery:
-    """`delivery` with what stands beside it; None where it was erased."""
-    value = None if payload is None else _decode_payload(payload)
+    """`delivery` with what stands beside it; None where it was erased. Raises: CorruptHistory."""
+    try:
+        value = None if payload is None else _decode_payload(payload)
+    except (ValueError, RecursionError) as error:
+        raise CorruptHistory(
+            f"the payload of delivery {delivery.id} cannot be read: {type(error).__name__}"
+        ) from None
     return msgspec.structs.replace(delivery, recipient=recipient, payload=value)
 
 
@@ -183,8 +199,8 @@ def claimed_of(row: Any, now: datetime) -> Claimed:
     """A claimed row: a pending one is its fold, since the rules are frozen anew by `Attempted`."""
     try:
         delivery = with_contents(delivery_of(row), row.recipient, row.payload)
-    except (ValueError, KeyError, TypeError) as error:
-        return Claimed(row.id, START, now, problem=f"{type(error).__name__}: {error}")
+    except CorruptHistory as error:
+        return Claimed(row.id, START, now, problem=str(error))
     return Claimed(row.id, Stream(delivery, row.digest, row.recorded_at), now, row.lookups)
 
 

@@ -174,6 +174,7 @@ class SQLite:
         for write in writes:
             row = write_values(write)
             if versions.get(row["id"]) == row["version"] - 1:
+                del versions[row["id"]]  # one event for a delivery; the next was decided from a state to come
                 row["lease_until"] = _after(at, row["lease_seconds"])
                 row["lookup_at"] = _after(at, row["lookup_seconds"])
                 rows.append(row)

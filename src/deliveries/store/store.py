@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, Engine, exists, insert, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session, scoped_session
 
 from deliveries import sqlite
@@ -27,6 +27,7 @@ from deliveries.errors import (
     EngineNotConfigured,
 )
 from deliveries.store import migration
+from deliveries.store.failures import is_serialization_failure
 from deliveries.store.postgresql import PostgreSQL
 from deliveries.store.reading import Reading
 from deliveries.store.rows import CLAIM_COLUMNS, Backend, Birth, Claimed, Write, claimed_of
@@ -36,7 +37,6 @@ from deliveries.store.sqlite import SQLite
 BACKENDS: dict[str, type[Backend]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
 _DATABASE_NOW = text("SELECT statement_timestamp() AS now").columns(now=Instant())
-_SERIALIZATION_FAILURES = {"40001", "40P01"}
 
 
 class Store(Reading):
@@ -59,7 +59,7 @@ class Store(Reading):
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A write transaction of ours; commits at the end, rolls back on any exception."""
-        with self._own.begin() as connection:
+        with _telling_no_contents(), self._own.begin() as connection:
             self._check(connection)
             yield connection
 
@@ -139,7 +139,8 @@ class Store(Reading):
         try:
             return self.backend.schedule(connection, births, self.deciding_now)
         except DBAPIError as error:
-            if _is_serialization_failure(error):
+            error.hide_parameters = True
+            if is_serialization_failure(error):
                 raise ConcurrentSchedule("a concurrent transaction took the same key") from error
             raise
 
@@ -162,7 +163,8 @@ class Store(Reading):
             if not self.backend.append(connection, [self.write_of(change)], self.deciding_now):
                 raise ConcurrentChange(f"delivery {id} changed meanwhile, or its row is out of step")
         except DBAPIError as error:
-            if _is_serialization_failure(error):
+            error.hide_parameters = True
+            if is_serialization_failure(error):
                 raise ConcurrentChange(f"delivery {id} changed meanwhile") from error
             raise
         return change
@@ -230,6 +232,11 @@ class Store(Reading):
         return bool(connection.scalar(statement))
 
 
-def _is_serialization_failure(error: DBAPIError) -> bool:
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    return state in _SERIALIZATION_FAILURES
+@contextmanager
+def _telling_no_contents() -> Iterator[None]:
+    """A database error's text holds the statement's parameters: recipients, payloads, notes."""
+    try:
+        yield
+    except StatementError as error:
+        error.hide_parameters = True
+        raise

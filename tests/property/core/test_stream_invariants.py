@@ -5,9 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliveries.core import commands as c
 from deliveries.core import events as e
-from deliveries.core import outcomes as o
 from deliveries.core.delivery import Status
 from deliveries.core.machine import fold
 from deliveries.core.stream import START, advance
@@ -109,25 +107,6 @@ def test_after_a_cancel_was_asked_no_attempt_starts(life: Life) -> None:
             rest = life.events[place + 1 :]
             assert len(rest) <= 1
             assert all(isinstance(after, (e.Succeeded, e.Cancelled)) for after in rest)
-
-
-@given(rambles())
-def test_a_cancel_says_whether_the_outcome_is_unknown(life: Life) -> None:
-    told = Life(life.scheduled)
-    for command in life.commands:
-        before = told.delivery
-        if not told.tell(command):
-            continue
-        event = told.events[-1]
-        if not isinstance(event, e.Cancelled):
-            continue
-        assert before is not None
-        if isinstance(command, c.Interrupt) or isinstance(getattr(command, "outcome", None), o.Unknown):
-            assert event.outcome_unknown
-        elif isinstance(command, c.Cancel):
-            assert event.outcome_unknown is (before.status is Status.HELD)
-        elif isinstance(command, (c.GiveBack, c.Resolve)):
-            assert not event.outcome_unknown
 
 
 @given(rambles())

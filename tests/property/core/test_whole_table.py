@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from deliveries.core import codec
+from deliveries.core import commands as c
 from deliveries.core import events as e
+from deliveries.core import outcomes as o
 from deliveries.core.decide import decide
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.machine import TERMINAL, evolve
@@ -93,16 +95,34 @@ def test_every_command_in_every_state(
             assert codec.decode(type(event).__name__, event.schema_version, codec.encode(event)) == event
 
 
-@given(lives(), one_of_each_command, st.integers(-2, 20))
+@pytest.mark.parametrize("status", [Status.ATTEMPTING, Status.HELD])
+@given(data=st.data(), commands=one_of_each_command, other=st.integers(-2, 20))
 def test_no_command_closes_another_attempt_than_it_names(
-    life: Life, commands: tuple[Any, ...], other: int
+    status: Status, data: Any, commands: tuple[Any, ...], other: int
 ) -> None:
     """The fence: a late worker, sweep or lookup can neither end nor revive what runs now."""
-    assert life.delivery is not None
-    assume(other != life.delivery.attempt)
+    delivery = data.draw(standing(status))
+    assume(other != delivery.attempt)
     for command in commands:
         if hasattr(command, "attempt"):
-            assert decide(structs.replace(command, attempt=other), life.delivery) == ()
+            assert decide(structs.replace(command, attempt=other), delivery) == ()
+
+
+@pytest.mark.parametrize("status", [Status.ATTEMPTING, Status.HELD])
+@given(data=st.data(), commands=one_of_each_command)
+def test_a_cancel_says_whether_the_outcome_is_unknown(
+    status: Status, data: Any, commands: tuple[Any, ...]
+) -> None:
+    delivery = data.draw(standing(status))
+    for command in (asked_of(delivery, command) for command in commands):
+        for event in decide(command, delivery):
+            if not isinstance(event, e.Cancelled):
+                continue
+            unknown = isinstance(getattr(command, "outcome", None), o.Unknown)
+            if unknown or isinstance(command, (c.Interrupt, c.Cancel)):
+                assert event.outcome_unknown
+            elif isinstance(command, (c.GiveBack, c.Resolve)):
+                assert not event.outcome_unknown
 
 
 @given(life=lives(), commands=one_of_each_command)

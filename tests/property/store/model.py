@@ -66,6 +66,8 @@ ANSWERED = (
     "unknown",
 )
 """What a lookup can say."""
+UNDECIDED = ("unknown", "error", "snooze")
+"""After these a lookup is asked again."""
 RESOLVED = ("delivered", "not done", "retry after", "cancel", "bounced", "discard")
 """What a person can say."""
 
@@ -197,7 +199,7 @@ class Debt:
         """A lookup's answer, told at `told` and written at `now`; True where it decides."""
         if self.status != "held" or attempt != self.attempt:
             return False
-        if said in ("unknown", "error", "snooze"):
+        if said in UNDECIDED:
             if question == self.lookups:  # nobody has asked again meanwhile
                 wait = SNOOZE if said == "snooze" else STEP * question
                 spent = question >= self.channel.max_lookups

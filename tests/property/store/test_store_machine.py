@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Engine
 
-from property.store.machine import StoreMachine
+from property.store.machine import STEPS, StoreMachine
 from property.store.workers import World
 
 
@@ -23,5 +23,5 @@ def world(database_url: str, engines: Callable[..., Engine]) -> Iterator[World]:
 def test_the_store_and_the_model_agree(world: World) -> None:
     run_state_machine_as_test(
         lambda: StoreMachine(world),
-        settings=settings(stateful_step_count=50, suppress_health_check=list(HealthCheck)),
+        settings=settings(stateful_step_count=STEPS, suppress_health_check=list(HealthCheck)),
     )

@@ -45,15 +45,12 @@ def variant(dialect: str, accepts: Callable[[Any, Write], bool]) -> Backend:
     """The dialect's backend, but for the fence: it writes what `accepts` lets through."""
 
     class Unfenced(BACKENDS[dialect]):  # type: ignore[misc]
-        def append(
-            self, connection: Connection, writes: Sequence[Write], now: datetime | None
-        ) -> set[UUID]:
+        def append(self, connection: Connection, writes: Sequence[Write], now: datetime | None) -> set[UUID]:
             for write in writes:
                 _STARTED_BY.update(_starts(write))
             ids = [write.change.after.id for write in writes]
             rows = {
-                row.id: row
-                for row in connection.execute(select(deliveries).where(deliveries.c.id.in_(ids)))
+                row.id: row for row in connection.execute(select(deliveries).where(deliveries.c.id.in_(ids)))
             }
             updated = [_on_top(write, rows[id], accepts) for id, write in zip(ids, writes, strict=True)]
             return super().append(connection, updated, now)
@@ -81,9 +78,7 @@ def _on_top(write: Write, row: Any, accepts: Callable[[Any, Write], bool]) -> Wr
         return write
     old, version = change.recorded, row.version + 1
     recorded_at = max(old.recorded_at, row.recorded_at)
-    chained = codec.digest(
-        row.digest, row.id, version, old.type, old.schema_version, recorded_at, old.body
-    )
+    chained = codec.digest(row.digest, row.id, version, old.type, old.schema_version, recorded_at, old.body)
     recorded = structs.replace(old, version=version, recorded_at=recorded_at, digest=chained)
     after = structs.replace(change.after, version=version)
     return structs.replace(write, change=structs.replace(change, recorded=recorded, after=after))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -45,7 +46,7 @@ OUTCOMES: dict[str, Any] = {
     "snooze": lambda: o.Snooze(SNOOZE),
     "suppress": lambda: o.Suppress("opted out"),
     "unknown": lambda: o.Unknown("reset"),
-    "not done": lambda: o.NotDone(),
+    "not done": o.NotDone,
 }
 
 
@@ -128,14 +129,26 @@ class Worker:
                 self._exchange(free)
 
     def _exchange(self, free: Mapping[str, int]) -> None:
-        batch = self.ledger.batch()
         with self.store.transaction() as connection:
             starts, _ = self.claims.claim(connection, free)
+            self._set_aside({one.id for one, _ in starts})
+            batch = self.ledger.batch()
             writes = [write for _, write in batch] + [self.claims.write(change) for _, change in starts]
             now = self.store.deciding_now
             written = self.store.backend.append(connection, writes, now) if writes else set()
         self.ledger.written(batch, written)
         self._begin([change for _, change in starts if change.after.id in written])
+
+    def _set_aside(self, claimed: set[UUID]) -> None:
+        """A delivery is written once in a batch: what an older attempt of it says is settled alone."""
+        newest = {call.delivery.id: call for call in sorted(self.ledger.finished, key=_version)}
+        apart = [
+            call
+            for call in self.ledger.finished
+            if call.delivery.id in claimed or newest[call.delivery.id] is not call
+        ]
+        self.ledger.alone += apart
+        self.ledger.finished = [call for call in self.ledger.finished if call not in apart]
 
     def attempt(self, id: UUID) -> None:
         change = self.claims.start(id)
@@ -172,6 +185,10 @@ class Worker:
         except Lost:
             self.doubt = True
             self.ledger.doubt()
+
+
+def _version(call: Call) -> int:
+    return call.delivery.version
 
 
 def enter(call: Call) -> None:
