@@ -6,7 +6,7 @@ stream to append to it. `advance` is the only way from a command to an event to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from uuid import UUID
 
@@ -43,6 +43,10 @@ class Recorded(Struct, frozen=True, kw_only=True):
     @property
     def event(self) -> Event:
         """The event itself. Raises: UnreadableEvent."""
+        return self.read()
+
+    def read(self) -> Event:
+        """Decode the body. Raises: UnreadableEvent."""
         return codec.decode(self.type, self.schema_version, self.body)
 
 
@@ -101,15 +105,24 @@ def replay(history: Iterable[Recorded]) -> Stream:
     Raises: CorruptHistory where an event is unreadable, out of place, or forbidden by the table.
     """
     stream = START
-    for recorded in history:
-        expected = 1 if stream.delivery is None else stream.delivery.version + 1
-        if recorded.version != expected:
-            raise CorruptHistory(f"version {recorded.version} where {expected} was expected")
-        try:
-            delivery = evolve(stream.delivery, recorded.event)
-        except CorruptHistory as error:
-            raise type(error)(f"version {recorded.version}: {error}") from None
-        if delivery.id != recorded.delivery_id:
-            raise CorruptHistory(f"version {recorded.version} belongs to delivery {delivery.id}")
-        stream = Stream(delivery, recorded.digest, recorded.recorded_at)
+    for one in history:
+        delivery = step(stream.delivery, one.delivery_id, one.version, one.read)
+        stream = Stream(delivery, one.digest, one.recorded_at)
     return stream
+
+
+def step(delivery: Delivery | None, delivery_id: UUID, version: int, read: Callable[[], Event]) -> Delivery:
+    """`delivery` after the event that a row says is its number `version`.
+
+    Raises: CorruptHistory, naming the version, where it is unreadable, out of place, or forbidden.
+    """
+    expected = 1 if delivery is None else delivery.version + 1
+    if version != expected:
+        raise CorruptHistory(f"version {version} where {expected} was expected")
+    try:
+        after = evolve(delivery, read())
+    except CorruptHistory as error:
+        raise type(error)(f"version {version}: {error}") from None
+    if after.id != delivery_id:
+        raise CorruptHistory(f"version {version} belongs to delivery {after.id}")
+    return after

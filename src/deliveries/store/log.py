@@ -24,8 +24,8 @@ from msgspec import Struct
 from deliveries.core import codec
 from deliveries.core.delivery import Delivery
 from deliveries.core.events import Event
-from deliveries.core.machine import evolve
-from deliveries.errors import CorruptHistory, UnreadableEvent
+from deliveries.core.stream import step
+from deliveries.errors import UnreadableEvent
 from deliveries.store.recorder import ChainedEvent, ChainedNotification, DeliveryRecorder
 from deliveries.store.store import Store
 
@@ -53,6 +53,10 @@ class DeliveryEvent(Envelope, frozen=True, kw_only=True):
 
     event: Event
 
+    def read(self) -> Event:
+        """The event."""
+        return self.event
+
 
 class UnreadableDeliveryEvent(Envelope, frozen=True, kw_only=True):
     """An event of an unknown type or version, or with a broken body."""
@@ -60,6 +64,10 @@ class UnreadableDeliveryEvent(Envelope, frozen=True, kw_only=True):
     body: bytes
     """As stored."""
     reason: str
+
+    def read(self) -> NoReturn:
+        """Raises: UnreadableEvent."""
+        raise UnreadableEvent(self.reason)
 
 
 LogEvent = DeliveryEvent | UnreadableDeliveryEvent
@@ -71,17 +79,7 @@ def project_delivery(delivery: Delivery | None, domain_events: Iterable[LogEvent
     Raises: CorruptHistory where an event is unreadable, out of place, or forbidden by the table.
     """
     for entry in domain_events:
-        version, expected = entry.originator_version, 1 if delivery is None else delivery.version + 1
-        if version != expected:
-            raise CorruptHistory(f"version {version} where {expected} was expected")
-        if isinstance(entry, UnreadableDeliveryEvent):
-            raise UnreadableEvent(f"version {version}: {entry.reason}")
-        try:
-            delivery = evolve(delivery, entry.event)
-        except CorruptHistory as error:
-            raise CorruptHistory(f"version {version}: {error}") from None
-        if delivery.id != entry.originator_id:
-            raise CorruptHistory(f"version {version} belongs to delivery {delivery.id}")
+        delivery = step(delivery, entry.originator_id, entry.originator_version, entry.read)
     return delivery
 
 
