@@ -41,6 +41,10 @@ class Backoff:
     full_jitter: bool = False
     function: Custom | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("base", "step", "cap"):
+            seconds(getattr(self, name), name)
+
     @classmethod
     def exponential(
         cls,
@@ -95,6 +99,6 @@ class Backoff:
             try:
                 wait = self.base * self.factor ** (endings - 1) + self.step * (endings - 1)
             except OverflowError:
-                wait = self.cap
+                wait = self.cap if self.base else 0.0
         wait = min(wait, self.cap)
         return wait * jitter if self.full_jitter else wait

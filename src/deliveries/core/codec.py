@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from deliveries.core.events import EVENTS, Event
-from deliveries.errors import UnreadableEvent
+from deliveries.errors import CorruptHistory, UnreadableEvent
 
 _ENCODER = msgspec.json.Encoder()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,6 +68,8 @@ def digest(
 
     Over the stored bytes, never over a re-encoding, so that an audit needs no decoder.
     """
+    if len(previous) != len(GENESIS):  # struct would pad or cut it, so that two chains agree
+        raise CorruptHistory(f"a digest has 32 bytes, not {len(previous)}")
     kind = name.encode()
     head = struct.pack(
         ">32s16sqqqI",

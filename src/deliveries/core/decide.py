@@ -95,7 +95,8 @@ def _report(delivery: Delivery, command: c.Report) -> e.Event | None:
         return e.Succeeded(attempt=delivery.attempt, note=_note(command))
     unknown = isinstance(outcome, o.Unknown)
     if delivery.cancel_requested is not None:
-        return _cancelled_at_last(delivery, command, unknown)
+        # a call that timed out may have happened, and may still be running
+        return _cancelled_at_last(delivery, command, unknown or command.cause != "error")
     if unknown:
         return _unknown(delivery, command, command.cause)
     if isinstance(outcome, o.Suppress):

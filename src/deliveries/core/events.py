@@ -12,10 +12,14 @@ schema: changing one means a new `schema_version`.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+Instant = Annotated[datetime, Meta(tz=True)]
+"""An aware instant: a naive one in a row makes the event unreadable."""
+Seconds = Annotated[float, Meta(ge=0, le=366 * 86_400)]
 
 OnUnknown = Literal["retry", "lookup", "hold"]
 
@@ -31,9 +35,9 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Snoozes allowed; at least 0."""
     on_unknown: OnUnknown
     """What an unknown outcome leads to."""
-    timeout: float
+    timeout: Seconds
     """Seconds the adapter may take."""
-    retry_in: float
+    retry_in: Seconds
     """Seconds until the next attempt if this one fails or is interrupted without saying more."""
 
 
@@ -49,12 +53,12 @@ class Scheduled(Event, frozen=True, kw_only=True):
     delivery_id: UUID
     channel: str
     queue: str
-    scheduled_at: datetime
+    scheduled_at: Instant
     payload_digest: str
     recipient_digest: str | None = None
-    due_at: datetime | None = None
+    due_at: Instant | None = None
     """None: due at once, by the database's clock."""
-    expires_at: datetime | None = None
+    expires_at: Instant | None = None
     priority: int = 5
     max_attempts: int | None = None
     tenant: str = ""
@@ -69,7 +73,7 @@ class Scheduled(Event, frozen=True, kw_only=True):
 class Rescheduled(Event, frozen=True, kw_only=True):
     """The due time moved. Counts on no attempt budget."""
 
-    due_at: datetime
+    due_at: Instant
     cause: Literal["deferred", "snoozed", "operator", "released"]
     attempt: int | None = None
     actor: str | None = None
@@ -88,7 +92,7 @@ class Failed(Event, frozen=True, kw_only=True):
     """The attempt failed; the next one is due at `due_at`."""
 
     attempt: int
-    due_at: datetime
+    due_at: Instant
     cause: Literal["error", "timeout", "unknown"] = "error"
     error_type: str | None = None
     note: str | None = None
@@ -98,7 +102,7 @@ class Interrupted(Event, frozen=True, kw_only=True):
     """Nobody reported the attempt (`crashed`), or it was given back before its adapter was entered."""
 
     attempt: int
-    due_at: datetime
+    due_at: Instant
     cause: Literal["crashed", "given_back"] = "crashed"
 
 

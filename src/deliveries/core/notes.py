@@ -18,13 +18,17 @@ MAX_NAME = 200
 """Characters kept of an exception's class name."""
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_URL = r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{0,30}://[^\s/:@]*)"
+_PARTED = re.compile(_URL + r":[^\s@]*\Z")
 _SECRETS = (
-    (re.compile(r"(?i)([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@"), r"\1:[redacted]@"),
+    (re.compile(_URL + r":[^\s/]+@"), r"\1:[redacted]@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"), r"\1 [redacted]"),
     (
         re.compile(
-            r"(?i)\b(pass(?:word|wd)?|secret|token|api[_-]?key|access[_-]?key|authorization|signature)"
-            r"(\"?'?\s*[=:]\s*)(?!\[redacted)(?:\"[^\"]*\"|'[^']*'|[^\s,;&\"')}\]]+)"
+            # no \b in front: access_token, client_secret, DB_PASSWORD
+            r"(?i)(pass(?:word|wd|phrase)?|pwd|secret|token|api[_-]?key|access[_-]?key|authorization|signature)"
+            r"(\\*\"?'?\s*[=:]\s*)(?!(?:\w+\s+)?\[redacted\])(?:(?:bearer|basic|token|digest)\s+)?"
+            r"(?:\\+\"[^\"]*(?:\"|\Z)|\"(?:\\.|[^\"\\])*(?:\"|\Z)|'(?:\\.|[^'\\])*(?:'|\Z)|[^\s,;&\"')}\]]+)"
         ),
         r"\1\2[redacted]",
     ),
@@ -54,6 +58,8 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
     At most `limit` characters; a cut is marked.
     """
     cut = text[: limit * 2]  # look at no more than we could keep: the text may have 100 MB
+    if len(cut) < len(text):  # the cut may have parted a password from the @ that tells it
+        cut = _PARTED.sub(r"\1:[redacted]", cut)
     for pattern, replacement in _SECRETS:
         cut = pattern.sub(replacement, cut)
     cut = _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", cut)
@@ -62,9 +68,9 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
 
 def describe(value: object) -> str:
     """What `value` (an exception, a receipt, a reason) says of itself, as clean text."""
-    if isinstance(value, str):
-        return clean(str.__str__(value))
     try:
+        if issubclass(type(value), str):  # not isinstance: `__class__` may be a property that raises
+            return clean(str.__str__(value))
         text = str(value) or repr(value)
         return clean(str.__str__(text))
     except BaseException:
@@ -73,4 +79,8 @@ def describe(value: object) -> str:
 
 def type_name(value: object) -> str:
     """The class name of `value`, clean and bounded."""
-    return clean(type.__getattribute__(type(value), "__name__"), MAX_NAME)
+    return clean(str.__str__(_NAME(type(value))), MAX_NAME)
+
+
+_NAME = type.__dict__["__name__"].__get__
+"""The one `__name__` that no metaclass can override."""

@@ -7,7 +7,7 @@ Returned or raised, an outcome means the same; each is an exception too, so that
 from __future__ import annotations
 
 import math
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 MAX_AFTER = timedelta(days=30)
@@ -46,9 +46,19 @@ class Outcome(Exception):
     def __hash__(self) -> int:
         return hash(type(self))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, vars(self).copy())
+
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({fields})"
+
+
+def _rebuilt(kind: type[Outcome], args: tuple[Any, ...], fields: dict[str, Any]) -> Outcome:
+    """A copy without calling `__init__`, whose arguments differ from kind to kind."""
+    outcome = kind.__new__(kind, *args)
+    outcome.__dict__.update(fields)
+    return outcome
 
 
 class Delivered(Outcome):
@@ -103,10 +113,10 @@ class Snooze(Outcome):
         super().__init__(reason)
         if (for_ is None) == (until is None):
             raise ValueError("Snooze takes exactly one of for_ and until")
-        if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
+        if until is not None and (not isinstance(until, datetime) or until.utcoffset() is None):
             raise ValueError("until must be an aware datetime")
         self.for_ = None if for_ is None else seconds(for_, "for_")
-        self.until = until
+        self.until = None if until is None else _utc(until)
 
     def due_at(self, now: datetime) -> datetime:
         """When it is due again: never before `now`, never more than `MAX_AFTER` later."""
@@ -114,6 +124,13 @@ class Snooze(Outcome):
         if self.until is not None:
             return min(max(self.until, now), latest)
         return now + timedelta(seconds=min(self.for_ or 0.0, MAX_AFTER.total_seconds()))
+
+
+def _utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("until is out of range") from None
 
 
 class Suppress(Outcome):
@@ -142,4 +159,6 @@ def sound(outcome: Outcome) -> Outcome:
 
 def outcome_of(value: object) -> Outcome:
     """The outcome that a returned value stands for: anything that is not an outcome is success."""
-    return value if isinstance(value, Outcome) else Delivered()
+    if issubclass(type(value), Outcome):  # not isinstance: `__class__` may be a property that raises
+        return value  # type: ignore[return-value]  # an Outcome, as just asked
+    return Delivered()

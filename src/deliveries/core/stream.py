@@ -96,7 +96,8 @@ def advance(stream: Stream, command: commands.Command) -> Change | None:
         body=body,
         digest=digest,
     )
-    return Change(event, recorded, after, command.note)
+    noted = getattr(event, "note", None) is not None  # a text whose digest no event holds is not kept
+    return Change(event, recorded, after, command.note if noted else None)
 
 
 def replay(history: Iterable[Recorded]) -> Stream:

@@ -99,7 +99,11 @@ class Call:
     def command(self, now: datetime) -> commands.Command:
         """The command that closes this call; the same each time it is asked for."""
         if self.reporting is None:
-            self.reporting = self._command(now)
+            try:
+                self.reporting = self._command(now)
+            except BaseException:  # what was said defends itself against being read
+                self.value, self.error = None, TypeError("what the adapter said cannot be read")
+                self.reporting = self._command(now)
         return self.reporting
 
     def _command(self, now: datetime) -> commands.Command:
@@ -173,12 +177,12 @@ def _note(outcome: o.Outcome) -> notes.Note | None:
 
 def _text(value: object) -> str:
     """A receipt as JSON where it is JSON; everything else as it describes itself."""
-    if isinstance(value, (dict, list, tuple, int, float)):
+    if issubclass(type(value), (dict, list, tuple, int, float)):  # never asking the value's `__class__`
         try:
             return notes.clean(msgspec.json.encode(value).decode())
         except Exception:
             return notes.describe(value)
-    if isinstance(value, BaseException):
+    if issubclass(type(value), BaseException):
         text = notes.describe(value)
         name = notes.type_name(value)
         return text if text == name else notes.clean(f"{name}: {text}")

@@ -20,6 +20,7 @@ from deliveries.core import commands as c
 from deliveries.core.delivery import Status
 from deliveries.core.events import Attempted
 from deliveries.core.stream import Change, advance
+from deliveries.errors import CorruptHistory
 from deliveries.processor.call import Call
 from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
@@ -137,10 +138,14 @@ class Claims:
         problem = one.problem
         if problem is None:
             rules = self._registrations[one.delivery.channel].rules(one.delivery)
-            change = advance(one.stream, c.Start(now=one.now, worker=self._worker, rules=rules))
-            if change is not None:
-                return change
-            problem = f"it is {one.delivery.status}"
+            try:
+                change = advance(one.stream, c.Start(now=one.now, worker=self._worker, rules=rules))
+            except CorruptHistory as error:
+                problem = str(error)
+            else:
+                if change is not None:
+                    return change
+                problem = f"it is {one.delivery.status}"
         _log.error("delivery %s cannot start: %s", one.id, problem)
         put_aside(self._store, connection, [one.id])
         return None

@@ -31,7 +31,7 @@ from property.store.model import ANSWERED, CHANNELS, RESOLVED, SAID, Channel, De
 from property.store.workers import LEASE, NOON, OUTCOMES, TIMEOUT, Lost, Worker, World, enter, says
 from support.invariants import findings
 
-STEPS = 40
+STEPS = 50
 """Acts in one example."""
 TICK = 0.001
 """Seconds that every act takes, so that no two reports are equal by chance."""
@@ -389,14 +389,19 @@ class StoreMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock.pass_by(seconds)
 
-    @rule(worker=WORKERS, other=WORKERS)
-    def overtake(self, worker: int, other: int) -> None:
-        """A worker begins and falls silent; it is swept, and somebody else begins anew."""
-        self._turn(self.workers[worker], None)
+    @rule(worker=WORKERS, other=WORKERS, said=st.none() | st.sampled_from(SAID))
+    def overtake(self, worker: int, other: int, said: str | None) -> None:
+        """A worker begins and falls silent; it is swept, somebody begins anew, and then it speaks."""
+        silent = self.workers[worker]
+        self._turn(silent, None)
         self.clock.pass_by(LEASE + 1)
         self.sweep(200, None)
         self.clock.pass_by(35.0)
         self._turn(self.workers[other], None)
+        late = [taken for taken in self._overtaken() if taken.worker is silent]
+        if said is not None and late:
+            self._finish(late[-1], said)
+            self._turn(silent, None)
 
     @rule(worker=WORKERS, said=st.sampled_from(("unknown", "error", "timeout")))
     @precondition(lambda self: self._running())

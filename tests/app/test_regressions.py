@@ -1,4 +1,4 @@
-"""What the design promises and the product does not keep yet: each fails until it does."""
+"""What the product once got wrong, each by a test that failed then."""
 
 from __future__ import annotations
 

@@ -1,0 +1,168 @@
+"""What the product once got wrong, each by a test that failed then."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import event, update
+from sqlalchemy.exc import OperationalError
+
+from deliveries import Backoff, Cancel, Deliveries, Retry, Snooze, Status
+from deliveries.clock import SystemClock
+from deliveries.core import events as e
+from deliveries.store.schema import contents
+from support.apps import (
+    Apps,
+    Calls,
+    Gate,
+    RunningClock,
+    eventually,
+    evidence,
+    kinds,
+    last,
+    row,
+    schedule,
+    stopped,
+)
+
+
+class NoSuchUser(Cancel):
+    """An outcome of the user's own, whose constructor forgot `super().__init__()`."""
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+
+
+def spoilt(outcome: Any, **values: Any) -> Any:
+    for name, value in values.items():
+        setattr(outcome, name, value)
+    return outcome
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: NoSuchUser("ann"),
+        lambda: spoilt(Retry(), after="soon"),
+        lambda: spoilt(Snooze(5), for_="a while"),
+        lambda: spoilt(Snooze(5), for_=None, until=datetime(2026, 1, 1)),  # noqa: DTZ001 - naive on purpose
+    ],
+    ids=["no super().__init__()", "Retry(after='soon')", "Snooze of text", "naive Snooze"],
+)
+def test_an_outcome_that_was_not_made_right_stops_nobody_else(
+    app: Deliveries, calls: Calls, make: Callable[[], Any]
+) -> None:
+    app.adapter("email", backoff=Backoff.schedule([1_000]))(
+        calls(lambda delivery, attempt: None if delivery.payload == "healthy" else make())
+    )
+    bad, healthy = schedule(app, priority=0).id, schedule(app, "email", "healthy").id
+    app.drain(queues={"email": 1}, patience=1)
+    assert app.get(healthy).status is Status.SUCCEEDED
+    assert last(app, bad).attempt == 1
+    assert not isinstance(last(app, bad), e.Attempted)
+
+
+def test_returned_or_raised_a_retry_means_the_same(timed: Deliveries) -> None:
+    """Its returned twin is in `test_outcomes`: the error behind it is named, and a backoff sees it."""
+
+    @timed.adapter("email", backoff=lambda endings, error: 13 if isinstance(error, ValueError) else 1)
+    def email(delivery: Any, attempt: Any) -> Any:
+        raise Retry(ValueError("no"))
+
+    id = schedule(timed).id
+    timed.drain()
+    recorded = timed.history(id)[-1]
+    assert recorded.event.error_type == "ValueError"
+    assert round((recorded.event.due_at - recorded.recorded_at).total_seconds()) == 13
+
+
+@pytest.mark.parametrize("said", [None, Cancel("no such card")], ids=repr)
+def test_the_late_word_of_a_call_that_timed_out_is_what_it_said(app: Deliveries, said: Any) -> None:
+    gate = Gate()
+
+    @app.adapter("email", timeout=0.1, backoff=Backoff.schedule([1_000]))
+    def email(delivery: Any, attempt: Any) -> Any:
+        gate()
+        return said
+
+    id = schedule(app).id
+    with app.running():
+        eventually(lambda: "Failed" in kinds(app, id))
+        gate.open()
+        eventually(lambda: evidence(app, id))
+    expected = "Delivered" if said is None else type(said).__name__
+    assert evidence(app, id) == [("late_report", {"attempt": 1, "said": expected})]
+
+
+def test_what_was_not_entered_is_given_back_before_the_grace_is_over(app: Deliveries) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    @app.adapter("email")
+    async def email(delivery: Any, attempt: Any) -> None:
+        entered.set()
+        gate.wait(30)
+
+    ids = [schedule(app).id for _ in range(3)]
+    processor = app.processor(grace=20)
+    processor.start()
+    assert entered.wait(10)
+    eventually(lambda: {app.get(id).status for id in ids} == {Status.ATTEMPTING})
+    processor.stop()
+    try:
+        eventually(lambda: [app.get(id).status for id in ids].count(Status.PENDING) == 2, seconds=3)
+    finally:
+        gate.set()
+        stopped(processor, 40)
+
+
+def test_a_payload_too_deep_to_be_read_stops_nobody_else(
+    fresh_url: str, apps: Apps, clock: RunningClock, calls: Calls
+) -> None:
+    apps.damaged = True
+    app = apps(fresh_url, clock)
+    app.adapter("email")(calls(lambda delivery, attempt: None))
+    bad, healthy = schedule(app, priority=0).id, schedule(app).id
+    with app.engine.begin() as connection:
+        connection.execute(
+            update(contents).where(contents.c.delivery_id == bad).values(payload="[" * 100_000)
+        )
+    app.drain(queues={"email": 1}, patience=1)
+    app.drain(queues={"email": 1}, patience=1)
+    assert row(app, healthy).status == "succeeded"
+
+
+def test_no_error_text_in_the_log_when_the_database_fails(
+    database_url: str, apps: Apps, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = apps(database_url)
+    app.adapter("email")(lambda delivery, attempt: Retry("no such user ann@example.org", after=100))
+    id = schedule(app).id
+    broken: list[int] = []
+
+    @event.listens_for(app.engine, "before_cursor_execute")
+    def fail(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        if not broken and "ann@example.org" in repr(parameters):
+            broken.append(1)
+            raise OperationalError(statement, parameters, ConnectionError("the connection broke"))
+
+    with caplog.at_level(logging.DEBUG):
+        app.drain()
+    assert broken
+    assert "Failed" in kinds(app, id)
+    assert "ann@example.org" not in caplog.text
+
+
+def test_nothing_of_it_runs_after_close(postgresql_url: str, apps: Apps) -> None:
+    """The thread that sends notifications would open a connection that nobody closes."""
+    before = set(threading.enumerate())
+    app = Deliveries(apps(postgresql_url).engine, clock=SystemClock())
+    app.adapter("email")(lambda delivery, attempt: None)
+    schedule(app)
+    app.close()
+    left = set(threading.enumerate()) - before
+    assert [thread.name for thread in left if thread.name.startswith("deliveries-")] == []
