@@ -23,8 +23,9 @@ def judge(error: Exception) -> tuple[int, str]:
     if isinstance(error, DeliveriesError):
         return USAGE if isinstance(error, CallerError) else FOUND, str(error)
     if _is_of_the_database(error):
-        # without the statement and the link to a web page, which SQLAlchemy adds to its own text
-        return FOUND, f"the database says: {getattr(error, 'orig', None) or error}"
+        from deliveries.store.failures import cause
+
+        return FOUND, f"the database says: {cause(error)}"
     return FOUND, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 

@@ -44,11 +44,11 @@ def worker(
         settings = {name: value for name, value in given.items() if value is not None}
         processor = app.processor(queues, **settings)
         app.find(limit=1)  # a database that cannot be used is said now, not in a log for ever
-        channels = [name for name, one in app.channels.items() if queues is None or one.queue in queues]
+        served = ", ".join(sorted(queues or {one.queue for one in app.channels.values()}))
         supervise(
             processor,
             until_idle=False,
-            ready=lambda: _log.info("worker %s performs %s", processor.worker, ", ".join(channels)),
+            ready=lambda: _log.info("worker %s performs what is due in %s", processor.worker, served),
         )
         _log.info("worker %s has stopped: %s", processor.worker, _counts(processor.summary))
     return 0
@@ -93,10 +93,9 @@ def _queues(given: Sequence[str]) -> dict[str, int] | None:
     queues: dict[str, int] = {}
     for one in given:
         name, separator, number = one.partition("=")
+        if not name or (separator and not (number.isascii() and number.isdecimal() and len(number) < 6)):
+            raise UsageError(f"--queue {one!r}: name=concurrency is needed, such as email=10")
         if name in queues:
             raise UsageError(f"--queue {name!r} is given twice")
-        try:
-            queues[name] = int(number) if separator else DEFAULT_CONCURRENCY
-        except ValueError:
-            raise UsageError(f"--queue {one!r}: name=concurrency is needed, such as email=10") from None
+        queues[name] = int(number) if separator else DEFAULT_CONCURRENCY
     return queues or None

@@ -13,7 +13,7 @@ import msgspec
 from deliveries.core import commands, notes
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Attempt, Delivery
-from deliveries.core.stream import Stream
+from deliveries.core.stream import Change, Stream
 from deliveries.registration import Registration, is_async
 
 Cause = Literal["error", "timeout", "unknown"]
@@ -46,6 +46,8 @@ class Call:
     cause: Cause = "error"
     gave_up: bool = False
     """True: cancelled by a shutdown after it was entered."""
+    tried: Change | None = None
+    """What was last written for this call alone, if it was: its commit's answer may have been lost."""
     reporting: commands.Command | None = field(default=None, repr=False)
     """The report, once made: it must not change when it is written again."""
 
@@ -132,7 +134,7 @@ class Call:
             error_type=error_type,
             note=note,
             retry_in=retry_in,
-            not_before=now + timedelta(seconds=left) if still_running else None,
+            not_before=now + timedelta(seconds=left + self.margin) if still_running else None,
         )
 
     def said(self) -> object:

@@ -163,7 +163,8 @@ class Claims:
             due = self._store.backend.claim_lookups(
                 connection, self._asking, room, lease, self._store.deciding_now
             )
-            streams = self._store.streams(connection, [one for one in due if one.problem is None])
+            asked = [one for one in due if one.problem is None and self._may_ask(connection, one)]
+            streams = self._store.streams(connection, asked)
         return [
             Call(
                 stream=stream,
@@ -174,6 +175,13 @@ class Claims:
             )
             for one, stream in streams
         ]
+
+    def _may_ask(self, connection: Connection, one: Claimed) -> bool:
+        """Whether a question is left. One whose answer never came, as from a crash, was a question too."""
+        if one.lookups <= self._registrations[one.delivery.channel].max_lookups:
+            return True
+        self._store.backend.next_lookup(connection, one.id, None, self._store.deciding_now)
+        return False
 
     def orphans(self, known: Sequence[UUID]) -> list[Change]:
         """Give back attempts that were started in our name by a commit whose answer was lost."""

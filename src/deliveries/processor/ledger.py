@@ -10,7 +10,7 @@ attempt is no longer open, the report becomes evidence and changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from uuid import UUID
 
@@ -88,13 +88,21 @@ class Ledger:
         call.command(self._now())
         (self.alone if call.is_lookup else self.finished).append(call)
 
-    def batch(self) -> list[tuple[Call, Write]]:
-        """What is ready to be written together."""
-        batch = []
+    def batch(self, apart: Iterable[UUID] = ()) -> list[tuple[Call, Write]]:
+        """What is ready to be written together: one event a delivery, none of those `apart`.
+
+        What else is ready is written alone.
+        """
+        batch: list[tuple[Call, Write]] = []
+        taken = set(apart)
         for call in self.finished:
             change = advance(call.stream, call.command(self._now()))
-            if change is not None:
+            if change is None or call.delivery.id in taken:
+                self.alone.append(call)
+            else:
+                taken.add(call.delivery.id)
                 batch.append((call, self._store.write_of(change)))
+        self.finished = [call for call, _ in batch]
         return batch
 
     def written(self, batch: list[tuple[Call, Write]], ids: set[UUID]) -> list[Change]:
@@ -143,9 +151,10 @@ class Ledger:
             put_aside(self._store, connection, [call.delivery.id])
             return None
         command = call.command(self._now())
-        if _is_there(history, advance(call.stream, command)):
-            return advance(call.stream, command)
-        change = advance(stream, command)
+        for known in (call.tried, advance(call.stream, command)):
+            if _is_there(history, known):
+                return known
+        change = call.tried = advance(stream, command)
         if change is None:
             self._too_late(connection, call, stream)
         elif not self._store.backend.append(
@@ -158,7 +167,9 @@ class Ledger:
     def _too_late(self, connection: Connection, call: Call, stream: Stream) -> None:
         delivery = stream.delivery
         if call.is_lookup:
-            if delivery is not None and delivery.status is Status.HELD:
+            if delivery is None or delivery.attempt != call.delivery.attempt:
+                return  # an answer about an older attempt moves no newer question
+            if delivery.status is Status.HELD:
                 self._ask_again(connection, call)
         elif call.entered and not call.gave_up:
             self._keep(connection, call)
@@ -172,7 +183,8 @@ class Ledger:
             seconds = registration.wait(asked, call.lookups)
             if isinstance(outcome, o.Snooze):
                 seconds = (outcome.due_at(now) - now).total_seconds()
-        self._store.backend.next_lookup(connection, delivery.id, seconds, self._store.deciding_now)
+        deciding = self._store.deciding_now
+        self._store.backend.next_lookup(connection, delivery.id, seconds, deciding, call.lookups)
 
     def late(self, call: Call) -> None:
         """A call that had timed out came back: its word is evidence."""

@@ -214,12 +214,12 @@ class Processor:
 
         True where some queue gave all it was asked for.
         """
-        batch = self._ledger.batch()
         ids: list[UUID] = []
         try:
             with self._store.transaction() as connection:
                 starts, full = self._claims.claim(connection, free, self._cutoff)
                 ids = [one.id for one, _ in starts]
+                batch = self._ledger.batch(apart=ids)
                 writes = [write for _, write in batch] + [self._claims.write(change) for _, change in starts]
                 now = self._store.deciding_now
                 written = self._store.backend.append(connection, writes, now) if writes else set()
@@ -351,7 +351,8 @@ class Processor:
         _log.warning("a transaction of the processor failed; trying again: %s", cause(error))
 
     def _resolve_doubt(self) -> None:
-        known = [call.delivery.id for call in (*self._calls.values(), *self._ledger.alone)]
+        ours = (*self._calls.values(), *self._ledger.finished, *self._ledger.alone)
+        known = [call.delivery.id for call in ours]
         for change in self._claims.orphans(known):
             self.summary.count(change)
         self._doubt = False

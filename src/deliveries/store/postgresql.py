@@ -196,6 +196,7 @@ SELECT {_CLAIM_LIST}, {NOW} AS db_now FROM d {_CONTENTS}
 NEXT_LOOKUP = text(f"""
 UPDATE deliveries SET lookup_at = {NOW} + make_interval(secs => CAST(:seconds AS float8))
 WHERE id = CAST(:id AS uuid) AND status = 'held'
+  AND lookups = coalesce(CAST(:asked AS int), lookups)
 """)
 
 RENEW = text(f"""
@@ -278,9 +279,15 @@ class PostgreSQL:
         return [claimed_of(row, row.db_now) for row in connection.execute(CLAIM_LOOKUPS, values)]
 
     def next_lookup(
-        self, connection: Connection, id: UUID, seconds: float | None, now: datetime | None
+        self,
+        connection: Connection,
+        id: UUID,
+        seconds: float | None,
+        now: datetime | None,
+        asked: int | None = None,
     ) -> None:
-        connection.execute(NEXT_LOOKUP, {"id": id, "seconds": seconds, "now": now})
+        values = {"id": id, "seconds": seconds, "now": now, "asked": asked}
+        connection.execute(NEXT_LOOKUP, values)
 
     def renew(
         self,

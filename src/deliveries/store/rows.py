@@ -112,9 +112,17 @@ class Backend(Protocol):
         """Held deliveries whose lookup is due; nobody else gets them for `lease` seconds."""
 
     def next_lookup(
-        self, connection: Connection, id: UUID, seconds: float | None, now: datetime | None
+        self,
+        connection: Connection,
+        id: UUID,
+        seconds: float | None,
+        now: datetime | None,
+        asked: int | None = None,
     ) -> None:
-        """Ask again in `seconds`; None: never, a person must tell."""
+        """Ask again in `seconds`; None: never, a person must tell.
+
+        Does nothing unless the question asked last was number `asked` (None: whichever it was).
+        """
 
     def renew(
         self,

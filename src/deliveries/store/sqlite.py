@@ -114,7 +114,10 @@ WHERE deliveries.lookup_at <= :now AND deliveries.status = 'held'
 ORDER BY deliveries.lookup_at LIMIT :limit
 """).columns(**_TYPES)
 LEASE_LOOKUP = _sql("UPDATE deliveries SET lookup_at = :lookup_at, lookups = lookups + 1 WHERE id = :id")
-NEXT_LOOKUP = _sql("UPDATE deliveries SET lookup_at = :lookup_at WHERE id = :id AND status = 'held'")
+NEXT_LOOKUP = _sql("""
+UPDATE deliveries SET lookup_at = :lookup_at
+WHERE id = :id AND status = 'held' AND lookups = coalesce(:asked, lookups)
+""")
 RENEW = _sql("""
 UPDATE deliveries SET lease_until = max(lease_until, :until)
 WHERE id = :id AND lease_owner = :owner AND status = 'attempting'
@@ -211,9 +214,15 @@ class SQLite:
         return [msgspec.structs.replace(one, lookups=one.lookups + 1) for one in found]
 
     def next_lookup(
-        self, connection: Connection, id: UUID, seconds: float | None, now: datetime | None
+        self,
+        connection: Connection,
+        id: UUID,
+        seconds: float | None,
+        now: datetime | None,
+        asked: int | None = None,
     ) -> None:
-        connection.execute(NEXT_LOOKUP, {"id": id, "lookup_at": _after(_given(now), seconds)})
+        values = {"id": id, "lookup_at": _after(_given(now), seconds), "asked": asked}
+        connection.execute(NEXT_LOOKUP, values)
 
     def renew(
         self,

@@ -191,9 +191,10 @@ class Debt:
         return True
 
     def ask(self, now: datetime, lease: float) -> None:
-        """Somebody asks the provider, and nobody else does for a while."""
+        """Somebody asks the provider, and nobody else does for a while; or there is no question left."""
         self.lookups += 1
-        self.lookup_at = now + timedelta(seconds=lease)
+        spent = self.lookups > self.channel.max_lookups
+        self.lookup_at = None if spent else now + timedelta(seconds=lease)
 
     def answer(self, attempt: int, question: int, said: str, told: datetime, now: datetime) -> bool:
         """A lookup's answer, told at `told` and written at `now`; True where it decides."""

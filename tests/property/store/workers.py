@@ -112,6 +112,8 @@ class Worker:
         """What it runs."""
         self.begun: list[Call] = []
         """What it was given by the last act."""
+        self.batch: list[Call] = []
+        """What it last wrote together."""
 
     def known(self) -> list[UUID]:
         calls = (*self.calls.values(), *self.ledger.alone, *self.ledger.finished)
@@ -131,24 +133,13 @@ class Worker:
     def _exchange(self, free: Mapping[str, int]) -> None:
         with self.store.transaction() as connection:
             starts, _ = self.claims.claim(connection, free)
-            self._set_aside({one.id for one, _ in starts})
-            batch = self.ledger.batch()
+            batch = self.ledger.batch(apart=[one.id for one, _ in starts])
+            self.batch = [call for call, _ in batch]
             writes = [write for _, write in batch] + [self.claims.write(change) for _, change in starts]
             now = self.store.deciding_now
             written = self.store.backend.append(connection, writes, now) if writes else set()
         self.ledger.written(batch, written)
         self._begin([change for _, change in starts if change.after.id in written])
-
-    def _set_aside(self, claimed: set[UUID]) -> None:
-        """A delivery is written once in a batch: what an older attempt of it says is settled alone."""
-        newest = {call.delivery.id: call for call in sorted(self.ledger.finished, key=_version)}
-        apart = [
-            call
-            for call in self.ledger.finished
-            if call.delivery.id in claimed or newest[call.delivery.id] is not call
-        ]
-        self.ledger.alone += apart
-        self.ledger.finished = [call for call in self.ledger.finished if call not in apart]
 
     def attempt(self, id: UUID) -> None:
         change = self.claims.start(id)
@@ -185,10 +176,6 @@ class Worker:
         except Lost:
             self.doubt = True
             self.ledger.doubt()
-
-
-def _version(call: Call) -> int:
-    return call.delivery.version
 
 
 def enter(call: Call) -> None:

@@ -55,11 +55,19 @@ def test_drain_of_some_queues(deliveries: Command, shop: str, app: Deliveries) -
     assert deliveries("drain", "--queue", "mail", "--queue=charge=7", "--app", shop).code == 1
 
 
+def test_a_queue_without_channels_is_drained_with_a_warning(
+    deliveries: Command, shop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = deliveries("drain", "--queue", "former=1", "--app", shop)
+    assert (result.code, result.out) == (0, "nothing was due\n")
+    assert "'former'" in caplog.text
+
+
 @pytest.mark.parametrize("verb", ["drain", "worker"])
 @pytest.mark.parametrize(
     ("queues", "said"),
     [
-        (["nope=1"], "nope"),
+        (["=1"], "name=concurrency"),
         (["mail=many"], "mail=many"),
         (["mail="], "name=concurrency"),
         (["mail=0"], "1..10000"),

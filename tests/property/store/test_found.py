@@ -1,4 +1,4 @@
-"""Found by the machine, and avoided by it until they hold; each is as small as it can be told."""
+"""What the machine has found, each as small as it can be told."""
 
 from __future__ import annotations
 
