@@ -93,9 +93,10 @@ def _queues(given: Sequence[str]) -> dict[str, int] | None:
     queues: dict[str, int] = {}
     for one in given:
         name, separator, number = one.partition("=")
-        if not name or (separator and not (number.isascii() and number.isdecimal() and len(number) < 6)):
-            raise UsageError(f"--queue {one!r}: name=concurrency is needed, such as email=10")
         if name in queues:
             raise UsageError(f"--queue {name!r} is given twice")
-        queues[name] = int(number) if separator else DEFAULT_CONCURRENCY
+        try:
+            queues[name] = int(number) if separator else DEFAULT_CONCURRENCY
+        except ValueError:
+            raise UsageError(f"--queue {one!r}: name=concurrency is needed, such as email=10") from None
     return queues or None

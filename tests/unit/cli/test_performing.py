@@ -67,7 +67,6 @@ def test_a_queue_without_channels_is_drained_with_a_warning(
 @pytest.mark.parametrize(
     ("queues", "said"),
     [
-        (["=1"], "name=concurrency"),
         (["mail=many"], "mail=many"),
         (["mail="], "name=concurrency"),
         (["mail=0"], "1..10000"),
