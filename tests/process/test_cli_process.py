@@ -24,7 +24,7 @@ from deliveries import Deliveries, Delivery
 DEADLINE_SECONDS = 60.0
 
 SHOP = """\
-import logging, sys, threading
+import asyncio, logging, sys, threading
 from deliveries import Deliveries
 
 app = Deliveries("sqlite:///deliveries.db")
@@ -46,6 +46,12 @@ def hanging(delivery, attempt):
 async def blocking(delivery, attempt):
     print("entered", flush=True)
     threading.Event().wait()
+
+
+@app.adapter("sleeping", timeout=3600)
+async def sleeping(delivery, attempt):
+    print("entered", flush=True)
+    await asyncio.Event().wait()
 
 
 @app.adapter("logging")
@@ -133,7 +139,7 @@ def run(directory: Path) -> Iterator[type[Running]]:
 def app(sqlite_url: str) -> Iterator[Deliveries]:
     """The same database, for making deliveries and looking at them."""
     app = Deliveries(sqlite_url)
-    for channel in ("waiting", "hanging", "blocking", "logging"):
+    for channel in ("waiting", "hanging", "blocking", "sleeping", "logging"):
         app.adapter(channel, queue="slow" if channel == "waiting" else channel)(lambda d, a: None)
     yield app
     app.close()
@@ -228,6 +234,17 @@ def test_a_second_signal_stops_at_once_whatever_hangs(
     assert worker.end() == 128 + second
     assert "stopped at once" in worker.err
     assert app.get(delivery.id).status == "attempting"
+
+
+def test_a_second_signal_still_closes_what_can_be_cancelled(run: type[Running], app: Deliveries) -> None:
+    delivery = schedule(app, "sleeping")
+    worker = run("worker", "--app", "shop:app", "--grace", "3600")
+    worker.entered()
+    worker.signal(signal.SIGTERM)
+    worker.until("stopping")
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 128 + signal.SIGTERM
+    assert [one.type for one in app.history(delivery.id)] == ["Scheduled", "Attempted", "Interrupted"]
 
 
 def test_drain_stops_early_but_properly(run: type[Running], app: Deliveries) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from deliveries import Deliveries, Delivery
 from deliveries.cli import main
 from unit.cli.commands import SHOP, Command, Result
 
+DEADLINE_SECONDS = 60
+
 
 @pytest.fixture
 def deliveries(
@@ -25,16 +28,25 @@ def deliveries(
     monkeypatch.delenv("DELIVERIES_URL", raising=False)
     monkeypatch.delenv("DELIVERIES_APP", raising=False)
     path = list(sys.path)
+    before = signal.signal(signal.SIGALRM, _hangs)
 
     def run(*arguments: object, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         capsys.readouterr()
+        signal.alarm(DEADLINE_SECONDS)
         code = main([str(argument) for argument in arguments])
+        signal.alarm(0)
         written = capsys.readouterr()
         return Result(code, written.out, written.err)
 
     yield run
+    signal.signal(signal.SIGALRM, before)
     sys.path[:] = path
+
+
+def _hangs(number: int, frame: object) -> None:
+    """A worker that should have been refused serves for ever: let it fail."""
+    raise TimeoutError("the command does not end")
 
 
 @pytest.fixture

@@ -107,7 +107,8 @@ def test_what_resolves_a_held_delivery(row: Row) -> None:
 
 
 def test_every_outcome_is_on_the_page() -> None:
-    known = {cls.__name__ for cls in (*o.Outcome.__subclasses__(), *o.Cancel.__subclasses__())}
+    ours = (cls for cls in vars(o).values() if isinstance(cls, type) and issubclass(cls, o.Outcome))
+    known = {cls.__name__ for cls in ours} - {"Outcome"}
     shown = {span for heading in (ADAPTERS, RESOLVERS) for cell, _ in rows(heading) for span in spans(cell)}
     assert {name.partition("(")[0] for name in SAID} - {"None"} == known
     assert set(SAID) <= shown

@@ -1,4 +1,4 @@
-"""What the design promises and the product does not keep yet: each fails until it does."""
+"""What a lost commit answer and a call that outlives its lease may not lead to: each did once."""
 
 from __future__ import annotations
 
