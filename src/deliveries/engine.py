@@ -33,7 +33,7 @@ def engine_of(source: str | URL | Engine | AsyncEngine | None) -> Engine:
             raise CallerError("no database: give a URL or an engine, or set DELIVERIES_URL")
     try:
         url = make_url(source.url if isinstance(source, AsyncEngine) else source)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is no number
         raise CallerError("the database URL cannot be parsed; example: sqlite:///deliveries.db") from None
     url = url.set(drivername=_SYNC_DRIVERS.get(url.drivername, url.drivername))
     in_memory = url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")

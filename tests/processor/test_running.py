@@ -147,7 +147,8 @@ from deliveries import Deliveries
 app = Deliveries(sys.argv[1])
 app.adapter("email")(lambda delivery, attempt: None)
 with app.engine.begin() as connection:
-    print(app.schedule(connection, "email").id)
+    delivery = app.schedule(connection, "email")
+print(delivery.id, flush=True)
 sys.stdin.read()
 """
 

@@ -17,7 +17,10 @@ MAX_TEXT = 2_000
 MAX_NAME = 200
 """Characters kept of an exception's class name."""
 
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# control characters, line separators, lone surrogates, and what reorders or hides text
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 _URL = r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{0,30}://[^\s/:@]*)"
 _PARTED = re.compile(_URL + r":[^\s@]*\Z")
 _SECRETS = (

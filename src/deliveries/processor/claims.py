@@ -56,11 +56,11 @@ class Claims:
 
     def occupy(self, calls: Iterable[Call]) -> None:
         """These calls run: each takes a slot of its queue."""
-        self._used.update(call.registration.queue for call in calls)
+        self._used.update(call.delivery.queue for call in calls)
 
     def release(self, call: Call) -> None:
         """This call runs no more."""
-        self._used[call.registration.queue] -= 1
+        self._used[call.delivery.queue] -= 1
 
     def free(self) -> dict[str, int]:
         """Queue -> slots that are free; queues without any left out."""
