@@ -144,11 +144,14 @@ _WRITE = _EVENT | {
 # nobody holds it: an operator's open cancel of one delivery must not stall the other 499. Row,
 # event and note are one statement, so no interleaving can write one without the others. Of several
 # events for one delivery the lowest version counts: the next one was decided from a state to come.
+# Each step hands all columns on to the next. The planner thinks that the version check leaves one
+# row, and joining back to `u` became a nested loop of 1,000 times 1,000 (measured: 160 ms a batch, not 30).
+_EVENT_LIST = ", ".join(_EVENT)
 APPEND = text(f"""
 WITH u AS MATERIALIZED (
   SELECT DISTINCT ON (id) * FROM {_unnest(_WRITE)} ORDER BY id, version),
 locked AS (
-  SELECT d.id FROM u JOIN deliveries d ON d.id = u.id
+  SELECT u.* FROM u JOIN deliveries d ON d.id = u.id
   WHERE d.version = u.version - 1 FOR UPDATE OF d SKIP LOCKED),
 changed AS (
   UPDATE deliveries d SET version = u.version, status = u.status, due_at = u.due_at,
@@ -160,13 +163,13 @@ changed AS (
       THEN coalesce({NOW} + make_interval(secs => u.lease_seconds), d.lease_until) END,
     lookup_at = {NOW} + make_interval(secs => u.lookup_seconds),
     lookups = CASE WHEN u.status = 'held' THEN 0 ELSE d.lookups END
-  FROM u JOIN locked USING (id) WHERE d.id = u.id RETURNING d.id),
+  FROM locked u WHERE d.id = u.id RETURNING u.*),
 e AS (
-  INSERT INTO delivery_events (delivery_id, version, type, schema_version, recorded_at, body, digest)
-  SELECT id, version, type, schema_version, recorded_at, body, digest FROM u JOIN changed USING (id)),
+  INSERT INTO delivery_events (delivery_id, {_EVENT_LIST.removeprefix("id, ")})
+  SELECT {_EVENT_LIST} FROM changed),
 n AS (
   INSERT INTO delivery_notes (delivery_id, version, text, salt)
-  SELECT id, version, note, salt FROM u JOIN changed USING (id) WHERE note IS NOT NULL)
+  SELECT id, version, note, salt FROM changed WHERE note IS NOT NULL)
 SELECT id FROM changed
 """)
 
@@ -202,10 +205,10 @@ WHERE id = CAST(:id AS uuid) AND status = 'held'
 RENEW = text(f"""
 WITH u AS MATERIALIZED (SELECT * FROM {_unnest({"id": "uuid", "seconds": "float8"})}),
 mine AS (
-  SELECT d.id FROM u JOIN deliveries d ON d.id = u.id
+  SELECT u.* FROM u JOIN deliveries d ON d.id = u.id
   WHERE d.lease_owner = :owner AND d.status = 'attempting' FOR UPDATE OF d SKIP LOCKED)
 UPDATE deliveries d SET lease_until = greatest(d.lease_until, {NOW} + make_interval(secs => u.seconds))
-FROM u JOIN mine USING (id) WHERE d.id = u.id RETURNING d.id
+FROM mine u WHERE d.id = u.id RETURNING d.id
 """)
 
 # Three statements, each with a snapshot of its own, in this order: a transaction that announces
