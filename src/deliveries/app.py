@@ -11,13 +11,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from msgspec import structs
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session, scoped_session
 
 from deliveries import scheduling
 from deliveries.audit.explain import Explanation, explain
+from deliveries.births import bear
 from deliveries.clock import Clock, SystemClock
 from deliveries.core import commands as c
 from deliveries.core import outcomes as o
@@ -27,8 +27,6 @@ from deliveries.core.stream import Recorded
 from deliveries.engine import engine_of
 from deliveries.errors import (
     CallerError,
-    ConcurrentSchedule,
-    IdempotencyConflict,
     InvalidAdapter,
     InvalidCommand,
     InvalidSchedule,
@@ -43,7 +41,7 @@ from deliveries.processor.settings import DEFAULT_CONCURRENCY, Settings
 from deliveries.processor.wakeup import Wakeup
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Draft
-from deliveries.store.rows import Birth, Contents, with_contents
+from deliveries.store.rows import Birth
 from deliveries.store.store import Store
 from deliveries.twins import AsyncTwins
 
@@ -196,22 +194,9 @@ class Deliveries(AsyncTwins):
         return registration
 
     def _bear(self, connection: Connection, births: list[Birth]) -> list[Delivery]:
-        created = self._store.schedule(connection, births)
+        delivered = bear(self._store, connection, births)
         self._wakeup.after_commit(connection)
-        taken = [birth for birth in births if birth.change.after.id not in created]
-        owners = self._owners(connection, taken) if taken else {}
-        return [
-            _newborn(birth)
-            if birth.change.after.id in created
-            else _same_debt(birth, owners.get((birth.scheduled.tenant, birth.scheduled.key or "")))
-            for birth in births
-        ]
-
-    def _owners(
-        self, connection: Connection, taken: list[Birth]
-    ) -> dict[tuple[str, str], tuple[Delivery, Contents | None]]:
-        keys = {(birth.scheduled.tenant, birth.scheduled.key or ""): None for birth in taken}
-        return self._store.by_key(connection, list(keys))
+        return delivered
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -420,24 +405,3 @@ class Deliveries(AsyncTwins):
             self._event_log = self.event_log_class()
             self._wakeup.subscribe(self._event_log.wake)
         return self._event_log
-
-
-def _newborn(birth: Birth) -> Delivery:
-    return with_contents(birth.change.after, birth.contents.recipient, birth.contents.payload)
-
-
-def _same_debt(birth: Birth, owner: tuple[Delivery, Contents | None] | None) -> Delivery:
-    """The delivery that has the key. Raises: IdempotencyConflict where it owes something else."""
-    if owner is None:
-        raise ConcurrentSchedule(f"key {birth.scheduled.key!r} is taken by a transaction not visible here")
-    delivery, beside = owner
-    differs = None
-    if delivery.channel != birth.scheduled.channel:
-        differs = "channel"
-    elif beside is not None and beside.recipient != birth.contents.recipient:
-        differs = "recipient"
-    elif beside is not None and beside.payload != birth.contents.payload:
-        differs = "payload"
-    if differs is not None:
-        raise IdempotencyConflict(birth.scheduled.key or "", delivery.id, differs)
-    return structs.replace(delivery, created=False)

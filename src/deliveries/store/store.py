@@ -27,10 +27,11 @@ from deliveries.errors import (
     EngineNotConfigured,
 )
 from deliveries.store import migration
+from deliveries.store.backend import Backend
 from deliveries.store.failures import is_serialization_failure
 from deliveries.store.postgresql import PostgreSQL
 from deliveries.store.reading import Reading
-from deliveries.store.rows import CLAIM_COLUMNS, Backend, Birth, Claimed, Write, claimed_of
+from deliveries.store.rows import CLAIM_COLUMNS, Birth, Claimed, Write, claimed_of
 from deliveries.store.schema import Instant, contents, deliveries, evidence
 from deliveries.store.sqlite import SQLite
 

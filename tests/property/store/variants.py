@@ -15,7 +15,8 @@ from msgspec import structs
 from sqlalchemy import Connection, select
 
 from deliveries.core import codec
-from deliveries.store.rows import Backend, Write
+from deliveries.store.backend import Backend
+from deliveries.store.rows import Write
 from deliveries.store.schema import deliveries
 from deliveries.store.store import BACKENDS
 

@@ -26,7 +26,7 @@ from deliveries.processor.claims import Claims
 from deliveries.processor.ledger import Ledger, Summary
 from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
-from deliveries.store.rows import Backend
+from deliveries.store.backend import Backend
 from deliveries.store.store import Store
 from property.store.model import AFTER, CHANNELS, SNOOZE, STEP
 

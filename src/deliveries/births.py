@@ -1,0 +1,52 @@
+"""Writing debts down, and knowing those that were written down before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import structs
+from sqlalchemy import Connection
+
+from deliveries.core.delivery import Delivery
+from deliveries.errors import ConcurrentSchedule, IdempotencyConflict
+from deliveries.store.rows import Birth, Contents, with_contents
+from deliveries.store.store import Store
+
+
+def bear(store: Store, connection: Connection, births: Sequence[Birth]) -> list[Delivery]:
+    """Insert these deliveries; where a key is taken, find whose it is. In the order of `births`.
+
+    Raises: IdempotencyConflict, ConcurrentSchedule.
+    """
+    created = store.schedule(connection, births)
+    keys = dict.fromkeys(_key(birth) for birth in births if birth.change.after.id not in created)
+    owners = store.by_key(connection, list(keys)) if keys else {}
+    return [
+        _newborn(birth) if birth.change.after.id in created else _same_debt(birth, owners.get(_key(birth)))
+        for birth in births
+    ]
+
+
+def _key(birth: Birth) -> tuple[str, str]:
+    return birth.scheduled.tenant, birth.scheduled.key or ""
+
+
+def _newborn(birth: Birth) -> Delivery:
+    return with_contents(birth.change.after, birth.contents.recipient, birth.contents.payload)
+
+
+def _same_debt(birth: Birth, owner: tuple[Delivery, Contents | None] | None) -> Delivery:
+    """The delivery that has the key. Raises: IdempotencyConflict where it owes something else."""
+    if owner is None:
+        raise ConcurrentSchedule(f"key {birth.scheduled.key!r} is taken by a transaction not visible here")
+    delivery, beside = owner
+    differs = None
+    if delivery.channel != birth.scheduled.channel:
+        differs = "channel"
+    elif beside is not None and beside.recipient != birth.contents.recipient:
+        differs = "recipient"
+    elif beside is not None and beside.payload != birth.contents.payload:
+        differs = "payload"
+    if differs is not None:
+        raise IdempotencyConflict(birth.scheduled.key or "", delivery.id, differs)
+    return structs.replace(delivery, created=False)
