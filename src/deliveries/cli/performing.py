@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -69,7 +71,9 @@ def drain(*, queue: tuple[str, ...] = (), json: bool = False, database: Database
     with database.opened(channels=True) as app:
         log_to_stderr()
         processor = app.processor(_queues(queue))
-        code = supervise(processor, until_idle=True)
+        # with --json stdout is for data alone: what adapters print goes where logs go
+        with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+            code = supervise(processor, until_idle=True)
     summary = processor.summary
     if json:
         data(summary)

@@ -27,6 +27,8 @@ number = 3
 
 @app.adapter("email", queue="mail", max_attempts=2)
 def email(delivery, attempt):
+    if isinstance(delivery.payload, dict) and "print" in delivery.payload:
+        print(delivery.payload["print"])
     if isinstance(delivery.payload, dict) and "error" in delivery.payload:
         raise RuntimeError(delivery.payload["error"])
 

@@ -33,6 +33,13 @@ def test_drain_as_json(deliveries: Command, shop: str) -> None:
     assert counts["succeeded"] == 0
 
 
+def test_what_an_adapter_prints_is_no_part_of_the_json(deliveries: Command, shop: str) -> None:
+    deliveries("schedule", "email", '{"print": "an adapter that talks"}', "--app", shop)
+    result = deliveries("drain", "--app", shop, "--json")
+    assert [counts["succeeded"] for counts in result.json] == [1]
+    assert "an adapter that talks" in result.err
+
+
 @pytest.mark.parametrize(
     ("channel", "payload", "status"), [("charge", "1", "held"), ("email", '{"error": "x"}', "exhausted")]
 )
