@@ -13,10 +13,10 @@ from msgspec import structs
 from sqlalchemy import select
 
 from deliveries import Delivered, Deliveries, Delivery, Status
+from deliveries.audit.invariants import findings
 from deliveries.core.machine import fold
 from deliveries.store.rows import delivery_of
 from deliveries.store.schema import deliveries, evidence
-from support.invariants import findings
 from support.kill_app import LEASE, QUEUES, SETTINGS, application
 from support.kill_process import WorkerProcess, until
 from support.receiver import Receiver, Reply

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from deliveries.audit.invariants import findings
 from deliveries.core.delivery import Delivery
 from deliveries.store.rows import Write
 from store.acts import Acts
 from support.histories import DETOURS, ENDINGS, Life, life
-from support.invariants import findings
 
 FIXTURE_IS_SHARED = [HealthCheck.function_scoped_fixture]  # each example has a delivery of its own
 

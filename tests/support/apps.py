@@ -20,6 +20,7 @@ from msgspec import structs
 from sqlalchemy import Engine, NullPool, event, select
 
 from deliveries import Deliveries, Delivery, Recorded
+from deliveries.audit.invariants import findings
 from deliveries.clock import Clock, SystemClock
 from deliveries.core import codec
 from deliveries.core import events as e
@@ -30,7 +31,6 @@ from deliveries.store.schema import deliveries, metadata
 from deliveries.store.store import Store
 from support.databases import Server
 from support.histories import NOW
-from support.invariants import findings
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deliveries.audit.invariants import findings
 from deliveries.core.commands import Command
 from deliveries.core.decide import decide
 from deliveries.core.delivery import Delivery
 from deliveries.core.events import Event
 from deliveries.core.machine import fold
-from support.invariants import findings
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deliveries.audit.invariants import findings
 from deliveries.core import events as e
 from deliveries.core.delivery import Status
 from deliveries.core.machine import fold
 from deliveries.core.stream import START, advance
 from support.histories import Life, lives, rambles
-from support.invariants import findings
 
 
 @given(lives())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from deliveries.audit.invariants import STREAM_RULES, entries, findings
 from deliveries.core import events as e
 from support.histories import (
     DETOURS,
@@ -23,7 +24,6 @@ from support.histories import (
     scheduled,
     snoozed,
 )
-from support.invariants import INVARIANTS, entries, findings
 
 S = scheduled()
 SUCCEEDED = e.Succeeded(attempt=1)
@@ -40,7 +40,7 @@ class At:
 
 
 def broken(*stream: e.Event | At) -> set[str]:
-    return {finding.invariant for finding in findings(stream)}
+    return {finding.rule for finding in findings(stream)}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -161,11 +161,11 @@ def test_i7_finds_outcomes_that_name_another_attempt(stream: list[e.Event]) -> N
 
 def test_a_finding_says_where() -> None:
     [finding] = findings([S, attempted(2)])
-    assert (finding.invariant, finding.version) == ("I4", 2)
+    assert (finding.rule, finding.version) == ("I4", 2)
     assert finding.text == "attempt 2 is the 1. to start"
 
 
 def test_each_invariant_is_one_function_with_a_docstring() -> None:
-    names = [check.__name__[:2].upper() for check in INVARIANTS]
-    assert names == ["I1", "I2", "I3", "I4", "I5", "I6", "I7"]
-    assert all(check.__doc__ for check in INVARIANTS)
+    names = [check.__name__[:2].upper() for check in STREAM_RULES]
+    assert names == ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "N6", "E3", "E4"]
+    assert all(check.__doc__ for check in STREAM_RULES)

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from msgspec import structs
 
+from deliveries.audit.invariants import findings
 from deliveries.core import codec
 from deliveries.core import commands as c
 from deliveries.core import events as e
@@ -15,7 +16,6 @@ from deliveries.core.machine import fold
 from deliveries.core.stream import START, Recorded, Stream, advance, replay
 from deliveries.errors import CorruptHistory, UnreadableEvent
 from support.histories import DETOURS, ID, NOTE, NOW, at, attempted, life, report, scheduled
-from support.invariants import findings
 
 
 def recorded(*commands: c.Command) -> list[Recorded]:
@@ -104,7 +104,7 @@ def test_nothing_replays_to_the_start() -> None:
 
 def test_recorded_events_keep_the_stream_invariants() -> None:
     assert findings(whole_life()) == []
-    assert {found.invariant for found in findings(whole_life()[1:])} >= {"I1", "I2"}
+    assert {found.rule for found in findings(whole_life()[1:])} >= {"I1", "I2"}
 
 
 def test_a_hole_in_the_versions_is_corrupt() -> None:
