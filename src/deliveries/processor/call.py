@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from deliveries.core import commands, notes
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Attempt, Delivery
 from deliveries.core.stream import Change, Stream
+from deliveries.processor import ticks
 from deliveries.registration import Registration, is_async
 
 Cause = Literal["error", "timeout", "unknown"]
@@ -21,7 +21,7 @@ Cause = Literal["error", "timeout", "unknown"]
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """An attempt (or a lookup) that a processor owns. Times are `time.monotonic()` seconds."""
+    """An attempt (or a lookup) that a processor owns. Times are `ticks.monotonic()` seconds."""
 
     stream: Stream
     """Where the stream stood when the call began: after `Attempted`, or after `Held` for a lookup."""
@@ -88,7 +88,7 @@ class Call:
 
     def enter(self) -> bool:
         """Whether the adapter may be entered now: not withdrawn, and the lease still ours."""
-        self.entered_at = time.monotonic()
+        self.entered_at = ticks.monotonic()
         if self.withdrawn or self.entered_at >= self.lease_until - self.margin:
             return False
         self.entered = True
@@ -125,7 +125,7 @@ class Call:
         if error is not None and getattr(self.registration.backoff, "function", None):
             retry_in = self.registration.wait(self.delivery, number, error)
         still_running = not self.returned and self.cause == "timeout"
-        left = max(0.0, self.lease_until - time.monotonic())
+        left = max(0.0, self.lease_until - ticks.monotonic())
         return commands.Report(
             now=now,
             attempt=number,

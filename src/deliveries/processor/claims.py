@@ -7,7 +7,6 @@ transaction. What cannot be read or cannot start is put aside and stops nobody e
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -21,6 +20,7 @@ from deliveries.core.delivery import Status
 from deliveries.core.events import Attempted
 from deliveries.core.stream import Change, advance
 from deliveries.errors import CorruptHistory
+from deliveries.processor import ticks
 from deliveries.processor.call import Call
 from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
@@ -103,7 +103,7 @@ class Claims:
             stream=change.stream,
             registration=self._registrations[change.after.channel],
             started_at=change.recorded.recorded_at,
-            lease_until=time.monotonic() + self._settings.lease,
+            lease_until=ticks.monotonic() + self._settings.lease,
             margin=self._settings.lease_margin,
         )
 
@@ -170,7 +170,7 @@ class Claims:
                 stream=stream,
                 registration=self._registrations[one.delivery.channel],
                 started_at=one.now,
-                lease_until=time.monotonic() + lease,
+                lease_until=ticks.monotonic() + lease,
                 lookups=one.lookups,
             )
             for one, stream in streams

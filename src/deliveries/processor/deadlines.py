@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
 
+from deliveries.processor import ticks
 from deliveries.processor.call import Call
 
 LOOP_MARGIN_SECONDS = 1.0
@@ -25,7 +25,7 @@ class Deadlines:
 
     def add(self, call: Call) -> None:
         """Watch `call` from now on."""
-        self._push(call, time.monotonic())
+        self._push(call, ticks.monotonic())
 
     def next(self) -> float:
         """When to look again, monotonic seconds; infinity without a call."""
@@ -36,7 +36,7 @@ class Deadlines:
     def passed(self) -> list[Call]:
         """The calls whose time is over and which have not come back."""
         passed = []
-        now = time.monotonic()
+        now = ticks.monotonic()
         while self.next() <= now:
             call = heapq.heappop(self._heap)[2]
             if not call.entered or call.entered_at + self._allowed(call) > now:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import delete, insert, update
 
+from deliveries.processor import ticks
 from deliveries.processor.call import Call
 from deliveries.store.failures import cause
 from deliveries.store.schema import workers
@@ -53,7 +53,7 @@ class Heartbeat:
     def beat(self) -> None:
         """Renew what is past a third of its lease and may still answer."""
         wanted: list[tuple[Call, float]] = []
-        now = time.monotonic()
+        now = ticks.monotonic()
         for call in list(self._calls()):
             if call.is_lookup or call.reported or not call.entered:
                 continue

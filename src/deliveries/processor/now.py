@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime, timedelta
 
+from deliveries.processor import ticks
 from deliveries.store.store import Store
 
 
@@ -23,12 +23,12 @@ class Now:
         deciding = self._store.deciding_now
         if deciding is not None:
             return deciding
-        base, at = self._base or (self.ask(), time.monotonic())
-        return base + timedelta(seconds=time.monotonic() - at)
+        base, at = self._base or (self.ask(), ticks.monotonic())
+        return base + timedelta(seconds=ticks.monotonic() - at)
 
     def told(self, now: datetime) -> None:
         """The database has just said what time it is."""
-        self._base = (now, time.monotonic())
+        self._base = (now, ticks.monotonic())
 
     def ask(self) -> datetime:
         """Ask the database."""

@@ -23,7 +23,6 @@ import os
 import queue
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -32,6 +31,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from deliveries.core.events import Attempted
 from deliveries.core.stream import Change
+from deliveries.processor import ticks
 from deliveries.processor.call import Call
 from deliveries.processor.claims import Claims
 from deliveries.processor.deadlines import Deadlines
@@ -102,7 +102,7 @@ class Processor:
         Attempts whose adapter was not entered are given back. Called again with 0, it stops at once;
         the sweep of another processor does the rest when the leases end.
         """
-        until = time.monotonic() + (self._settings.grace if grace is None else grace)
+        until = ticks.monotonic() + (self._settings.grace if grace is None else grace)
         self._stop_at = until if self._stop_at is None else min(self._stop_at, until)
         self._awake.set()
 
@@ -192,7 +192,7 @@ class Processor:
 
     def _turn(self, *, stays: bool) -> bool:
         """One transaction's worth of work, and what is due beside it; True for more at once."""
-        monotonic = time.monotonic()
+        monotonic = ticks.monotonic()
         if self._doubt:
             self._resolve_doubt()
         if self._ledger.alone:
@@ -240,7 +240,7 @@ class Processor:
         self._launch(self._claims.lookups())
         if len(changes) >= PAGE:
             return True
-        self._next_sweep = time.monotonic() + self._settings.sweep_every
+        self._next_sweep = ticks.monotonic() + self._settings.sweep_every
         return False
 
     def _recorded(self, changes: list[Change]) -> None:
@@ -249,7 +249,7 @@ class Processor:
             if change.after.due_at is not None and len(self._soon) < MAX_SOON:
                 wait = max(0.0, (change.after.due_at - self._now()).total_seconds())
                 if wait < SOON_SECONDS:
-                    heapq.heappush(self._soon, time.monotonic() + wait)
+                    heapq.heappush(self._soon, ticks.monotonic() + wait)
 
     # -- calls ---------------------------------------------------------------------------------
 
@@ -324,7 +324,7 @@ class Processor:
         With a backlog, outcomes that come in the next moments share the transaction of the first;
         without one the first is written at once.
         """
-        monotonic = time.monotonic()
+        monotonic = ticks.monotonic()
         wake = self._deadlines.next()
         if self._is_claiming:
             wake = min(wake, self._next_sweep)
@@ -337,9 +337,9 @@ class Processor:
         self._awake.wait(max(0.0, min(wake - monotonic, 60.0)))
         self._awake.clear()
         if self._loaded:
-            until = time.monotonic() + self._settings.linger
-            while len(self._calls) > self._back.qsize() and time.monotonic() < until:
-                time.sleep(self._settings.linger / 8)
+            until = ticks.monotonic() + self._settings.linger
+            while len(self._calls) > self._back.qsize() and ticks.monotonic() < until:
+                ticks.sleep(self._settings.linger / 8)
 
     # -- trouble and the end -------------------------------------------------------------------
 
@@ -364,12 +364,12 @@ class Processor:
                 self._ledger.add(call)
         if not self._calls and not self._ledger:
             return True
-        if time.monotonic() < stop_at:
+        if ticks.monotonic() < stop_at:
             return False
         self._executor.abandon()
-        deadline = time.monotonic() + 0.5
-        while any(call.is_async for call in self._calls.values()) and time.monotonic() < deadline:
-            time.sleep(0.005)
+        deadline = ticks.monotonic() + 0.5
+        while any(call.is_async for call in self._calls.values()) and ticks.monotonic() < deadline:
+            ticks.sleep(0.005)
             self._take_back()
         with contextlib.suppress(Exception):  # the sweep of another processor does the rest
             self._exchange({})
