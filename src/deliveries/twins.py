@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
 from deliveries.core.delivery import Delivery
 from deliveries.core.outcomes import Outcome
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deliveries.processor.processor import Processor
 
 T = TypeVar("T")
-AsyncBind = AsyncSession | AsyncConnection
+AsyncBind = AsyncSession | async_scoped_session[AsyncSession] | AsyncConnection
 
 
 class AsyncTwins:
@@ -114,7 +114,9 @@ async def _lifespan(app: Deliveries) -> AsyncIterator[None]:
 
 async def _in(session: AsyncBind, act: Callable[[Any], T]) -> T:
     """Run `act` on the synchronous side of the caller's session or connection."""
-    if not isinstance(session, (AsyncSession, AsyncConnection)) and not hasattr(session, "run_sync"):
+    if isinstance(session, async_scoped_session):
+        session = session()
+    if not isinstance(session, (AsyncSession, AsyncConnection)):
         raise CallerError(f"an AsyncSession or AsyncConnection is needed, not {type(session).__name__}")
     return await session.run_sync(act)
 

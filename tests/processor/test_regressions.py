@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import Connection, event, text, update
 from sqlalchemy.exc import OperationalError
 
 from deliveries import Backoff, Cancel, Deliveries, Retry, Snooze, Status
 from deliveries.clock import SystemClock
 from deliveries.core import events as e
-from deliveries.store.schema import contents
+from deliveries.processor.processor import Processor
+from deliveries.store.schema import contents, deliveries
 from support.apps import (
     Apps,
     Calls,
@@ -29,6 +31,8 @@ from support.apps import (
     schedule,
     stopped,
 )
+
+ATTEMPTING = text("SELECT count(*) FROM deliveries WHERE status = 'attempting'")
 
 
 class NoSuchUser(Cancel):
@@ -166,3 +170,73 @@ def test_nothing_of_it_runs_after_close(postgresql_url: str, apps: Apps) -> None
     app.close()
     left = set(threading.enumerate()) - before
     assert [thread.name for thread in left if thread.name.startswith("deliveries-")] == []
+
+
+def test_a_processor_that_waits_for_its_last_call_does_not_spin(
+    app: Deliveries, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full claim before the stop and a free slot during it: each turn asked for the next at once."""
+    turns: list[bool] = []
+    turn = Processor._turn
+
+    def counted(processor: Processor, *, stays: bool) -> bool:
+        turns.append(processor._stop_at is not None)
+        return turn(processor, stays=stays)
+
+    monkeypatch.setattr(Processor, "_turn", counted)
+    last, first = Gate(), Gate()
+    app.adapter("last", queue="mail")(calls(last))
+    app.adapter("first", queue="mail")(calls(first))
+    with app.engine.begin() as connection:
+        app.schedule(connection, "last")
+        app.schedule(connection, "first")
+    processor = app.processor({"mail": 2}, poll=30, sweep_every=30)
+    processor.start()
+    last.wait_for()
+    first.wait_for()
+    processor.stop(grace=0.5)
+    first.open()
+    processor.join(10)
+    last.open()
+    assert not processor.is_alive
+    assert turns.count(True) <= 60  # near the end of its grace it looks every 10 ms
+
+
+def test_a_lease_is_counted_from_before_it_was_asked_for(app: Deliveries, calls: Calls) -> None:
+    """The commit took longer than the lease: by then the attempt is somebody else's."""
+    app.adapter("email", backoff=Backoff.linear(0.1))(calls(lambda delivery, attempt: None))
+    id = schedule(app, "email", 1).id
+    slow = []
+
+    def commit(connection: Connection) -> None:
+        if not slow and connection.scalar(ATTEMPTING):
+            slow.append(True)
+            time.sleep(0.6)
+
+    event.listen(app.engine, "commit", commit)
+    with app.running(lease=0.5, sweep_every=0.1, poll=0.1):
+        eventually(lambda: app.get(id).is_terminal)
+    assert slow
+    assert calls.made == [(id, 2)]
+
+
+def test_an_orphan_that_cannot_be_read_stops_nobody_else(apps: Apps, fresh_url: str) -> None:
+    app = apps(fresh_url)
+    apps.damaged = True
+    app.adapter("email")(lambda delivery, attempt: None)
+    bad = schedule(app, "email", "bad").id
+    lost: list[bool] = []
+
+    def lose(connection: Connection) -> None:
+        if not lost and connection.scalar(ATTEMPTING):
+            lost.append(True)
+            connection.execute(update(deliveries).where(deliveries.c.id == bad).values(version=7))
+            connection.connection.dbapi_connection.commit()
+            raise OperationalError("COMMIT", {}, ConnectionError("broke"))
+
+    event.listen(app.engine, "commit", lose)
+    with app.running(poll=0.05, sweep_every=0.1, lease=1.0):
+        eventually(lambda: lost)
+        ids = [schedule(app, "email", number).id for number in range(3)]
+        eventually(lambda: all(app.get(id).is_terminal for id in ids))
+    assert lost

@@ -28,9 +28,9 @@ class Call:
     registration: Registration
     started_at: datetime
     lease_until: float
-    """When our lease ends, by our own clock; the database's ends a little earlier."""
+    """When our lease ends, by our own clock: counted from before it was asked for, so never too late."""
     margin: float = 0.0
-    """How much earlier at most: a call is not entered in that last moment."""
+    """A call is not entered in so last a moment: two clocks differ in pace, and to enter takes time."""
     lookups: int = 0
     """Which question this is, from 1; 0 for an attempt."""
     entered: bool = False

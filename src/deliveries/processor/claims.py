@@ -19,13 +19,14 @@ from deliveries.core import commands as c
 from deliveries.core.delivery import Status
 from deliveries.core.events import Attempted
 from deliveries.core.stream import Change, advance
-from deliveries.errors import CorruptHistory
+from deliveries.errors import ConcurrentChange, CorruptHistory
 from deliveries.processor import ticks
 from deliveries.processor.call import Call
 from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import put_aside
 from deliveries.registration import Registration
+from deliveries.store.failures import cause
 from deliveries.store.rows import Claimed, Write
 from deliveries.store.store import Store
 
@@ -45,6 +46,8 @@ class Claims:
     ) -> None:
         self._store, self._registrations, self._worker = store, registrations, worker
         self._settings, self._now = settings, now
+        self._asked_at = 0.0
+        """Before the statement that grants leases: the database's end no earlier than we believe."""
         self._used: Counter[str] = Counter()
         # A delivery works in the queue it was scheduled for, wherever its channel works by now.
         self._channels = list(registrations)
@@ -79,6 +82,7 @@ class Claims:
 
         Returns them, and whether some queue gave all it was asked for, so that there may be more.
         """
+        self._asked_at = ticks.monotonic()
         starts: list[tuple[Claimed, Change]] = []
         full = False
         for name, slots in free.items():
@@ -103,12 +107,13 @@ class Claims:
             stream=change.stream,
             registration=self._registrations[change.after.channel],
             started_at=change.recorded.recorded_at,
-            lease_until=ticks.monotonic() + self._settings.lease,
+            lease_until=self._asked_at + self._settings.lease,
             margin=self._settings.lease_margin,
         )
 
     def start(self, id: UUID) -> Change | None:
         """Start one delivery in a transaction of its own; None where it is not due, or not free."""
+        self._asked_at = ticks.monotonic()
         with self._store.transaction() as connection:
             one = self._store.claimed(connection, id)
             if one is None or (one.problem is None and not _is_due(one)):
@@ -121,7 +126,7 @@ class Claims:
 
     def isolate(self, ids: Iterable[UUID]) -> list[Change]:
         """A guard refused a batch: start these one by one, and put aside the one that is refused."""
-        started = []
+        started, began = [], ticks.monotonic()
         for id in ids:
             try:
                 change = self.start(id)
@@ -131,6 +136,7 @@ class Claims:
                     put_aside(self._store, connection, [id])
             else:
                 started += [change] if change is not None else []
+        self._asked_at = began
         return started
 
     def _decide(self, connection: Connection, one: Claimed) -> Change | None:
@@ -159,6 +165,7 @@ class Claims:
             return []
         timeouts = [self._registrations[channel].timeout_seconds for channel in self._asking]
         lease = max(timeouts) + self._settings.lease
+        asked_at = ticks.monotonic()
         with self._store.transaction() as connection:
             due = self._store.backend.claim_lookups(
                 connection, self._asking, room, lease, self._store.deciding_now
@@ -170,7 +177,7 @@ class Claims:
                 stream=stream,
                 registration=self._registrations[one.delivery.channel],
                 started_at=one.now,
-                lease_until=ticks.monotonic() + lease,
+                lease_until=asked_at + lease,
                 lookups=one.lookups,
             )
             for one, stream in streams
@@ -183,15 +190,27 @@ class Claims:
         self._store.backend.next_lookup(connection, one.id, None, self._store.deciding_now)
         return False
 
-    def orphans(self, known: Sequence[UUID]) -> list[Change]:
-        """Give back attempts that were started in our name by a commit whose answer was lost."""
+    def orphans(self, known: Sequence[UUID]) -> tuple[list[Change], bool]:
+        """Give back attempts that were started in our name by a commit whose answer was lost.
+
+        Returns what was written, and whether that is all: a row that somebody holds waits for the next
+        time. What cannot be given back waits for the end of its lease, and stops nobody else.
+        """
         with self._store.transaction() as connection:
-            changes = [
-                self._store.command(connection, id, lambda now: c.GiveBack(now=now))
-                for id in self._store.owned(connection, self._worker)
-                if id not in known
-            ]
-        return [change for change in changes if change is not None]
+            ids = [id for id in self._store.owned(connection, self._worker) if id not in known]
+        changes, complete = [], True
+        for id in ids:
+            try:
+                with self._store.transaction() as connection:
+                    if not self._store.backend.lock(connection, [id], skip_locked=True):
+                        complete = False
+                        continue
+                    change = self._store.command(connection, id, lambda now: c.GiveBack(now=now))
+            except (CorruptHistory, ConcurrentChange, IntegrityError) as error:
+                _log.error("delivery %s cannot be given back: %s", id, cause(error))
+            else:
+                changes += [change] if change is not None else []
+        return changes, complete
 
 
 def _is_due(one: Claimed) -> bool:

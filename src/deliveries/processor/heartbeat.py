@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from sqlalchemy import delete, insert, update
+from sqlalchemy import bindparam, delete, insert, update
 
 from deliveries.processor import ticks
 from deliveries.processor.call import Call
@@ -20,6 +20,8 @@ from deliveries.store.store import Store
 
 FORGET_SECONDS = 86_400.0
 """A worker not seen for so long is removed from the table of workers."""
+
+_SEEN = update(workers).where(workers.c.worker == bindparam("name")).values(seen_at=bindparam("now"))
 
 _log = logging.getLogger("deliveries")
 
@@ -85,8 +87,7 @@ class Presence:
         """Write or refresh the row, and forget workers long gone."""
         with self._store.transaction() as connection:
             now = self._store.now(connection)
-            seen = update(workers).where(workers.c.worker == self._worker).values(seen_at=now)
-            if connection.execute(seen).rowcount:
+            if connection.execute(_SEEN, {"name": self._worker, "now": now}).rowcount:
                 return
             row = {
                 "worker": self._worker,

@@ -207,7 +207,7 @@ class Processor:
         if free or self._ledger.finished:
             full = self._exchange(free)
             self._loaded = full if free else self._loaded
-        return swept or (self._loaded and bool(self._claims.free()))
+        return swept or (self._loaded and self._is_claiming and bool(self._claims.free()))
 
     def _exchange(self, free: Mapping[str, int]) -> bool:
         """Record what is ready and claim what is due, in one transaction; then call.
@@ -353,9 +353,10 @@ class Processor:
     def _resolve_doubt(self) -> None:
         ours = (*self._calls.values(), *self._ledger.finished, *self._ledger.alone)
         known = [call.delivery.id for call in ours]
-        for change in self._claims.orphans(known):
+        changes, complete = self._claims.orphans(known)
+        for change in changes:
             self.summary.count(change)
-        self._doubt = False
+        self._doubt = not complete
 
     def _stopped(self, stop_at: float) -> bool:
         """Stopping: give back what was not entered; at the end of the grace, abandon the rest."""

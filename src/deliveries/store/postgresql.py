@@ -230,8 +230,10 @@ class PostgreSQL:
 
     def schedule(self, connection: Connection, births: Sequence[Birth], now: datetime | None) -> set[UUID]:
         created: set[UUID] = set()
-        for start in range(0, len(births), CHUNK):
-            arrays = _arrays(_BIRTH, [birth_values(birth) for birth in births[start : start + CHUNK]])
+        # by key, so that two batches of the same keys wait for each other and never cross
+        ordered = sorted(births, key=lambda birth: (birth.scheduled.tenant, birth.scheduled.key or ""))
+        for start in range(0, len(ordered), CHUNK):
+            arrays = _arrays(_BIRTH, [birth_values(birth) for birth in ordered[start : start + CHUNK]])
             created.update(connection.scalars(SCHEDULE, {**arrays, "now": now}))
         return created
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec import structs
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, bindparam, select, tuple_
 
 from deliveries.core.delivery import Delivery
 from deliveries.core.stream import Recorded, Stream, replay
@@ -21,6 +21,22 @@ from deliveries.store.schema import contents, deliveries, events, evidence, note
 KEYS_PER_STATEMENT = 500
 """Pairs of tenant and key in one look-up."""
 
+_HISTORIES = (
+    select(events, notes.c.text)
+    .outerjoin(
+        notes,
+        (notes.c.delivery_id == events.c.delivery_id) & (notes.c.version == events.c.version),
+    )
+    .where(events.c.delivery_id.in_(bindparam("ids", expanding=True)))
+    .order_by(events.c.delivery_id, events.c.version)
+)
+
+_OWNED = select(deliveries.c.id).where(
+    deliveries.c.lease_owner == bindparam("worker"),
+    deliveries.c.status == "attempting",
+    deliveries.c.lease_until.is_not(None),
+)
+
 _log = logging.getLogger("deliveries")
 
 
@@ -30,16 +46,9 @@ class Reading:
     def histories(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, list[Recorded]]:
         """The streams of `ids`, oldest event first; an unknown id has an empty one."""
         found: dict[UUID, list[Recorded]] = {id: [] for id in ids}
-        statement = (
-            select(events, notes.c.text)
-            .outerjoin(
-                notes,
-                (notes.c.delivery_id == events.c.delivery_id) & (notes.c.version == events.c.version),
-            )
-            .where(events.c.delivery_id.in_(ids))
-            .order_by(events.c.delivery_id, events.c.version)
-        )
-        for row in connection.execute(statement):
+        if not found:
+            return found
+        for row in connection.execute(_HISTORIES, {"ids": list(found)}):
             found[row.delivery_id].append(
                 Recorded(
                     delivery_id=row.delivery_id,
@@ -157,9 +166,4 @@ class Reading:
 
     def owned(self, connection: Connection, worker: str) -> list[UUID]:
         """The open attempts that carry this worker's lease."""
-        statement = select(deliveries.c.id).where(
-            deliveries.c.lease_owner == worker,
-            deliveries.c.status == "attempting",
-            deliveries.c.lease_until.is_not(None),
-        )
-        return list(connection.scalars(statement))
+        return list(connection.scalars(_OWNED, {"worker": worker}))

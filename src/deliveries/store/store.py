@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, Engine, exists, insert, select, text, update
+from sqlalchemy import Connection, Engine, bindparam, exists, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session, scoped_session
 
@@ -17,6 +17,7 @@ from deliveries import sqlite
 from deliveries.clock import Clock
 from deliveries.core import commands
 from deliveries.core.codec import GENESIS, digest
+from deliveries.core.delivery import Delivery
 from deliveries.core.events import Held
 from deliveries.core.stream import Change, advance, replay
 from deliveries.errors import (
@@ -31,13 +32,21 @@ from deliveries.store.backend import Backend
 from deliveries.store.failures import is_serialization_failure
 from deliveries.store.postgresql import PostgreSQL
 from deliveries.store.reading import Reading
-from deliveries.store.rows import CLAIM_COLUMNS, Birth, Claimed, Write, claimed_of
+from deliveries.store.rows import CLAIM_COLUMNS, Birth, Claimed, Contents, Write, claimed_of
 from deliveries.store.schema import Instant, contents, deliveries, evidence
 from deliveries.store.sqlite import SQLite
 
 BACKENDS: dict[str, type[Backend]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
 _DATABASE_NOW = text("SELECT statement_timestamp() AS now").columns(now=Instant())
+
+_ANYTHING_DUE = select(
+    exists().where(
+        deliveries.c.status == "pending",
+        deliveries.c.queue.in_(bindparam("queues", expanding=True)),
+        deliveries.c.due_at <= bindparam("due_by"),
+    )
+)
 
 
 class Store(Reading):
@@ -47,9 +56,9 @@ class Store(Reading):
         if engine.dialect.name not in BACKENDS:
             raise CallerError(f"deliveries works on SQLite and PostgreSQL, not {engine.dialect.name}")
         self.engine = engine
-        # The statements are written for READ COMMITTED, whatever the engine's default is.
-        committed = {"isolation_level": "READ COMMITTED"} if engine.dialect.name == "postgresql" else {}
-        self._own = engine.execution_options(**committed)
+        self._own = engine
+        if engine.dialect.name == "postgresql":  # the statements are written for it, whatever the default is
+            self._own = engine.execution_options(isolation_level="READ COMMITTED")
         self.clock = clock
         self.backend: Backend = BACKENDS[engine.dialect.name]()
         self._clock_decides = clock.authoritative or engine.dialect.name == "sqlite"
@@ -145,6 +154,21 @@ class Store(Reading):
                 raise ConcurrentSchedule("a concurrent transaction took the same key") from error
             raise
 
+    def by_key(
+        self, connection: Connection, keys: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], tuple[Delivery, Contents | None]]:
+        """Whose these keys are; see `Reading`.
+
+        Raises: ConcurrentSchedule where a serializable transaction may not know.
+        """
+        try:
+            return super().by_key(connection, keys)
+        except DBAPIError as error:
+            error.hide_parameters = True
+            if is_serialization_failure(error):
+                raise ConcurrentSchedule("a concurrent transaction changed what this one has read") from error
+            raise
+
     def command(
         self, connection: Connection, id: UUID, make: Callable[[datetime], commands.Command]
     ) -> Change | None:
@@ -223,14 +247,8 @@ class Store(Reading):
 
     def anything_due(self, connection: Connection, queues: Sequence[str]) -> bool:
         """Whether a claim would find something; a question that takes no lock."""
-        statement = select(
-            exists().where(
-                deliveries.c.status == "pending",
-                deliveries.c.queue.in_(queues),
-                deliveries.c.due_at <= self.now(connection),
-            )
-        )
-        return bool(connection.scalar(statement))
+        given = {"queues": list(queues), "due_by": self.now(connection)}
+        return bool(connection.scalar(_ANYTHING_DUE, given))
 
 
 @contextmanager

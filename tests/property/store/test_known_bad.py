@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Engine
 
 from property.store.machine import STEPS, Broken, StoreMachine
-from property.store.variants import VARIANTS, variant
+from support.variants import VARIANTS, variant
 from property.store.workers import World
 
 
