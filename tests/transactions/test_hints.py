@@ -1,0 +1,134 @@
+"""T1 with a processor beside: a wake-up for what was rolled back does no harm, and one that is lost none."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from deliveries import Deliveries, DeliveryNotFound, Draft, Status
+from support.apps import Apps, Calls, assert_called_once_each, eventually, schedule
+from transactions.debts import assert_nothing_left, owed
+from transactions.watch import PATIENCE
+
+NEVER = 3_600.0
+
+
+def test_a_hint_for_what_was_rolled_back_calls_nobody(app: Deliveries, calls: Calls) -> None:
+    """The processor does not poll: it comes when it is called, and finds nothing."""
+    with app.running(poll=NEVER, sweep_every=NEVER) as processor:
+        first = schedule(app, "email", "first")
+        eventually(lambda: app.get(first.id).is_terminal)
+        for n in range(50):
+            with Session(app.engine) as session:
+                app.schedule(session, "email", n, key="k")
+                if n % 2:
+                    app.schedule_many(session, "email", [Draft(n), Draft(n)])
+                session.rollback()
+        last = schedule(app, "email", "last")
+        eventually(lambda: app.get(last.id).is_terminal)
+        assert processor.is_alive
+        assert processor.error is None
+    assert [id for id, _ in calls.made] == [first.id, last.id]
+    assert owed(app) == ["first", "last"]
+
+
+def test_a_hint_for_a_cancel_that_was_rolled_back(app: Deliveries, calls: Calls) -> None:
+    later = schedule(app, "email", "later", delay=NEVER)
+    with app.running(poll=NEVER, sweep_every=NEVER):
+        for _ in range(10):
+            with Session(app.engine) as session:
+                app.reschedule(session, later.id, delay=0)
+                session.rollback()
+        with Session(app.engine) as session, session.begin():
+            app.reschedule(session, later.id, delay=0)
+        eventually(lambda: app.get(later.id).status is Status.SUCCEEDED)
+    assert calls.of(later.id) == [1]
+
+
+def test_a_connection_that_is_never_given_back_gives_no_hint(app: Deliveries, calls: Calls) -> None:
+    """Then polling finds the debt."""
+    with app.running(poll=0.05, sweep_every=0.5), app.engine.connect() as kept:
+        made = app.schedule(kept, "email", "kept")
+        kept.commit()
+        eventually(lambda: app.get(made.id).is_terminal)
+        app.schedule(kept, "email", "lost")
+        kept.rollback()
+    assert calls.made == [(made.id, 1)]
+
+
+@pytest.fixture
+def notified(postgresql_url: str) -> Iterator[Any]:
+    """Whoever listens, as a processor in another process would."""
+    import psycopg
+    from sqlalchemy import create_engine
+
+    engine = create_engine(postgresql_url)
+    arguments, options = engine.dialect.create_connect_args(engine.url)
+    with psycopg.connect(*arguments, **options, autocommit=True) as connection:
+        connection.execute("LISTEN deliveries")
+        yield connection
+
+
+def test_a_notification_for_what_was_rolled_back_does_no_harm_elsewhere(
+    postgresql_url: str, apps: Apps, calls: Calls, notified: Any
+) -> None:
+    scheduling, performing = apps(postgresql_url), apps(postgresql_url)
+    scheduling.adapter("email")(lambda delivery, attempt: None)
+    performing.adapter("email")(calls(lambda delivery, attempt: None))
+    with performing.running(poll=NEVER, sweep_every=NEVER) as processor:
+        for n in range(20):
+            with Session(scheduling.engine) as session:
+                scheduling.schedule(session, "email", n)
+                session.rollback()
+        assert list(notified.notifies(timeout=15, stop_after=1)), "the hint comes after a rollback too"
+        made = schedule(scheduling, "email", "owed")
+        eventually(lambda: performing.get(made.id).is_terminal)
+        assert processor.error is None
+    assert calls.made == [(made.id, 1)]
+    assert owed(scheduling) == ["owed"]
+
+
+def test_only_what_was_committed_is_performed_however_it_is_mixed(app: Deliveries, calls: Calls) -> None:
+    """Callers that commit and roll back, wholly and by savepoints, beside a processor at work."""
+
+    def caller(seed: int) -> list[Any]:
+        chance, kept = random.Random(seed), []
+        for _ in range(25):
+            with Session(app.engine) as session:
+                ids = [app.schedule(session, "email").id]
+                for _ in range(chance.randrange(3)):
+                    savepoint = session.begin_nested()
+                    inner = app.schedule(session, "email").id
+                    if chance.random() < 0.5:
+                        savepoint.commit()
+                        ids.append(inner)
+                    else:
+                        savepoint.rollback()
+                if chance.random() < 0.5:
+                    session.commit()
+                    kept += ids
+                else:
+                    session.rollback()
+        return kept
+
+    with app.running(poll=0.05), ThreadPoolExecutor(4) as pool:
+        kept = {id for ids in pool.map(caller, range(4)) for id in ids}
+        eventually(lambda: len(app.find(status="succeeded", limit=1_000)) == len(kept), PATIENCE)
+    assert {id for id, _ in calls.made} == kept
+    assert {found.id for found in app.find(limit=1_000)} == kept
+    assert_called_once_each(app, calls)
+
+
+def test_a_rolled_back_delivery_cannot_be_performed_by_its_id(app: Deliveries, calls: Calls) -> None:
+    """A job elsewhere may have been told the id too early."""
+    with Session(app.engine) as session:
+        lost = app.schedule(session, "email")
+        session.rollback()
+    with pytest.raises(DeliveryNotFound):
+        app.perform(lost.id)
+    assert_nothing_left(app, calls)
