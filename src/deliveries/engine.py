@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from sqlalchemy import URL, Engine, QueuePool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -42,6 +43,31 @@ def engine_of(source: str | URL | Engine | AsyncEngine | None) -> Engine:
     return _create(url, in_memory)
 
 
+_ALIVE = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""libpq's: how soon a server that is gone without a word is given up, instead of after two hours."""
+
+
+def _psycopg(url: URL) -> tuple[URL, dict[str, Any]]:
+    """The URL, and psycopg's own arguments: what it does not say of `_ALIVE`, and its `prepare_threshold`.
+
+    `?prepare_threshold=none` is for poolers that do not keep track of prepared statements.
+    """
+    arguments: dict[str, Any] = {name: value for name, value in _ALIVE.items() if name not in url.query}
+    threshold = str(url.query.get("prepare_threshold", "")).lower()
+    if threshold:
+        if threshold != "none" and not threshold.isdecimal():
+            raise CallerError("prepare_threshold in the database URL must be a number or none")
+        arguments["prepare_threshold"] = None if threshold == "none" else int(threshold)
+        url = url.difference_update_query(["prepare_threshold"])
+    return url, arguments
+
+
 def _create(url: URL, in_memory: bool) -> Engine:
     try:
         if in_memory:  # one connection for all threads, one at a time: there is only one database in it
@@ -53,6 +79,9 @@ def _create(url: URL, in_memory: bool) -> Engine:
                 max_overflow=0,
                 connect_args={"check_same_thread": False},
             )
+        elif url.get_driver_name() == "psycopg":
+            url, arguments = _psycopg(url)
+            engine = create_engine(url, hide_parameters=True, connect_args=arguments)
         else:
             engine = create_engine(url, hide_parameters=True)  # they are recipients, payloads and notes
     except ModuleNotFoundError as error:

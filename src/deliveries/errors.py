@@ -16,6 +16,7 @@
     │   ├── SchemaMissing            our tables are not there
     │   ├── SchemaTooNew             a newer library has been here
     │   ├── ConcurrentSchedule       run the transaction again (`.retryable`)
+    │   ├── DatabaseMoved            the SQLite file was deleted or replaced
     │   ├── ConcurrentChange         another writer got in between (`.retryable`)
     │   └── StandbyReader            a hot standby cannot tell what is still open
     └── CorruptHistory               the events cannot have been written by us
@@ -124,6 +125,13 @@ class SchemaTooNew(StoreError):
         super().__init__(
             f"the database has deliveries schema {found}, this library knows {known}: upgrade the library"
         )
+
+
+class DatabaseMoved(StoreError):
+    """The SQLite file that a connection has open is no longer the one of that name: start again."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the database file was deleted, moved or replaced while in use: {path}")
 
 
 class ConcurrentSchedule(StoreError):

@@ -8,14 +8,15 @@ the middle. It also sets WAL, `synchronous=FULL` (a commit survives a power cut)
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deliveries.errors import CallerError, EngineNotConfigured
+from deliveries.errors import CallerError, DatabaseMoved, EngineNotConfigured
 
 BUSY_TIMEOUT_SECONDS = 10.0
 """How long a statement waits for another process's write transaction."""
@@ -24,6 +25,7 @@ READ_ONLY = "deliveries_read_only"
 """Execution option: the transaction only reads, so it begins DEFERRED and waits for no writer."""
 
 _MARK = "deliveries.sqlite"
+_FILE = "deliveries.sqlite.file"
 
 
 def configure(engine: Engine | AsyncEngine) -> None:
@@ -42,6 +44,7 @@ def configure(engine: Engine | AsyncEngine) -> None:
         raise CallerError("configure the SQLite engine before its first connection")
     event.listen(sync, "connect", _connect)
     event.listen(sync, "begin", _begin)
+    event.listen(sync, "handle_error", _rolled_back_by_itself)
 
 
 def check(connection: Connection) -> None:
@@ -65,8 +68,11 @@ def _connect(dbapi_connection: Any, record: Any) -> None:
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
     _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA database_list")
+    path = cursor.fetchall()[0][2]
     cursor.close()
     record.info[_MARK] = True
+    record.info[_FILE] = (path, _identity(path)) if path else None
 
 
 def _write_ahead(cursor: Any) -> None:
@@ -89,5 +95,32 @@ def _write_ahead(cursor: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
+    if (file := connection.info.get(_FILE)) is not None and _identity(file[0]) != file[1]:
+        # SQLite would go on in a file without a name, and all that is committed there is lost
+        raise DatabaseMoved(file[0])
     read_only = connection.get_execution_options().get(READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file it is, whatever its name; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _rolled_back_by_itself(context: ExceptionContext) -> None:
+    """Refuse what follows an error on which SQLite has ended the transaction by itself.
+
+    It does so where the disk is full or fails, and where a constraint of yours says ROLLBACK. The next
+    statement would commit alone. An invalid connection takes none before the caller has rolled back.
+    """
+    connection = context.connection
+    if connection is None or not connection.in_transaction() or connection.info.get(_FILE) is None:
+        return
+    driver: Any = connection.connection.driver_connection
+    if driver is not None and not driver.in_transaction:
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False

@@ -10,10 +10,22 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text, update
+from sqlalchemy import Connection, event, select, text, update
 from sqlalchemy.exc import OperationalError
 
-from deliveries import Backoff, Cancel, Deliveries, Retry, Snooze, Status
+from deliveries import (
+    Attempt,
+    Backoff,
+    Cancel,
+    Delivered,
+    Deliveries,
+    Delivery,
+    NotDone,
+    Retry,
+    Snooze,
+    Status,
+    Unknown,
+)
 from deliveries.clock import SystemClock
 from deliveries.core import events as e
 from deliveries.processor.processor import Processor
@@ -217,7 +229,7 @@ def test_a_lease_is_counted_from_before_it_was_asked_for(app: Deliveries, calls:
     with app.running(lease=0.5, sweep_every=0.1, poll=0.1):
         eventually(lambda: app.get(id).is_terminal)
     assert slow
-    assert calls.made == [(id, 2)]
+    assert calls.made == [(id, app.get(id).attempt)]
 
 
 def test_an_orphan_that_cannot_be_read_stops_nobody_else(apps: Apps, fresh_url: str) -> None:
@@ -240,3 +252,54 @@ def test_an_orphan_that_cannot_be_read_stops_nobody_else(apps: Apps, fresh_url: 
         ids = [schedule(app, "email", number).id for number in range(3)]
         eventually(lambda: all(app.get(id).is_terminal for id in ids))
     assert lost
+
+
+def test_a_lookup_waits_for_a_call_that_still_runs(app: Deliveries) -> None:
+    """It had timed out, and its thread goes on: asked too early, the provider would say no."""
+    charged: list[int] = []
+
+    def charge(delivery: Delivery, attempt: Attempt) -> None:
+        time.sleep(0.6)
+        charged.append(attempt.number)
+
+    def look(delivery: Delivery, attempt: Attempt) -> Any:
+        return Delivered() if charged else NotDone()
+
+    app.adapter("charge", effect="unsafe", lookup=look, timeout=0.1, backoff=Backoff.linear(0.02))(charge)
+    id = schedule(app, "charge").id
+    with app.running(lease=2.0, poll=0.05, sweep_every=0.05):
+        eventually(lambda: app.get(id).is_terminal)
+    assert charged == [1]
+    assert kinds(app, id) == ["Scheduled", "Attempted", "Held", "Succeeded"]
+
+
+def test_a_lookup_is_told_when_its_attempt_started(app: Deliveries) -> None:
+    told: list[datetime] = []
+
+    def look(delivery: Delivery, attempt: Attempt) -> Any:
+        told.append(attempt.started_at)
+        return Delivered() if len(told) == 2 else Unknown()
+
+    app.adapter("charge", effect="unsafe", lookup=look, backoff=Backoff.linear(0.05))(lambda *_: Unknown())
+    id = schedule(app, "charge").id
+    with app.running(poll=0.05, sweep_every=0.05):
+        eventually(lambda: app.get(id).is_terminal)
+    started = app.history(id)[1].recorded_at
+    assert told == [started, started]
+
+
+def test_a_lookup_cut_off_waits_for_no_other_channels_timeout(app: Deliveries) -> None:
+    """Whoever asked died; the next question is put after its own channel's timeout and the lease."""
+    asked = Gate()
+    app.adapter("slow", effect="unsafe", lookup=lambda *_: Unknown(), timeout=3_600)(lambda *_: Unknown())
+    app.adapter("quick", effect="unsafe", lookup=asked, timeout=2, backoff=Backoff.linear(0.05))(
+        lambda *_: Unknown()
+    )
+    id = schedule(app, "quick").id
+    with app.running(poll=0.05, sweep_every=0.05, lease=1.0, grace=0.0):
+        asked.wait_for()
+        with app.engine.connect() as connection:
+            row = connection.execute(select(deliveries).where(deliveries.c.id == id)).one()
+            left = row.lookup_at - app._store.now(connection)
+        asked.open()
+    assert left.total_seconds() <= 3.0

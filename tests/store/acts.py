@@ -62,6 +62,8 @@ class Acts:
     def do(self, id: UUID, command: c.Command, **columns: Any) -> Change:
         """Lead a delivery one event on; `columns` are the operational ones of `Write`."""
         change = self.next(id, command)
+        if isinstance(command, c.Start):
+            columns = {"lease_owner": "w1", "lease_seconds": 60.0, **columns}
         assert self.append(Write(change, **columns)) == {id}
         return change
 

@@ -67,7 +67,7 @@ def test_an_event_ahead_of_its_stream_appends_nothing(acts: Acts) -> None:
     second = advance(first.stream, report(1, o.Delivered()))
     assert second is not None
     assert acts.append(Write(second)) == set()
-    assert acts.append(Write(first)) == {id}
+    assert acts.append(Write(first, lease_owner="w1", lease_seconds=60)) == {id}
     assert acts.append(Write(second)) == {id}
 
 
@@ -94,7 +94,8 @@ def test_of_a_batchs_events_for_one_delivery_the_next_is_written(acts: Acts, tur
     first = acts.next(id, start())
     second = advance(first.stream, report(1, o.Delivered()))
     assert second is not None
-    writes = [Write(first), Write(second), Write(acts.next(other, c.Cancel(now=NOW)))]
+    leased = Write(first, lease_owner="w1", lease_seconds=60)
+    writes = [leased, Write(second), Write(acts.next(other, c.Cancel(now=NOW)))]
     assert acts.append(*(reversed(writes) if turned else writes)) == {id, other}
     assert [recorded.version for recorded in acts.history(id)] == [1, 2]
     assert acts.row(id).version == 2
@@ -102,7 +103,8 @@ def test_of_a_batchs_events_for_one_delivery_the_next_is_written(acts: Acts, tur
 
 def test_of_a_batchs_rival_events_for_one_delivery_one_is_written(acts: Acts) -> None:
     id, other = acts.schedule(), acts.schedule()
-    rivals = [Write(acts.next(id, start())), Write(acts.next(id, c.Cancel(now=NOW)))]
+    attempt = Write(acts.next(id, start()), lease_owner="w1", lease_seconds=60)
+    rivals = [attempt, Write(acts.next(id, c.Cancel(now=NOW)))]
     assert acts.append(*rivals, Write(acts.next(other, c.Cancel(now=NOW)))) == {id, other}
     assert len(acts.history(id)) == acts.row(id).version == 2
     assert acts.projected(id).status == acts.stream(id).delivery.status

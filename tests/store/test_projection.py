@@ -17,7 +17,6 @@ from msgspec import structs
 
 from deliveries.audit.invariants import findings
 from deliveries.core.delivery import Delivery
-from deliveries.store.rows import Write
 from store.acts import Acts
 from support.histories import DETOURS, ENDINGS, Life, life
 
@@ -36,8 +35,7 @@ def tell(acts: Acts, life: Life) -> UUID:
     id = acts.schedule(**structs.asdict(life.scheduled))
     for place, command in enumerate(life.commands):
         if place:
-            change = acts.next(id, command)
-            assert acts.append(Write(change, lookup_seconds=5.0)) == {id}
+            acts.do(id, command, lookup_seconds=5.0)
         stream = acts.stream(id)
         assert stream.delivery is not None
         check(acts, id, stream.delivery)

@@ -122,7 +122,7 @@ def test_nothing_unreadable_ends_a_subscription(recorder: DeliveryRecorder, acts
             event_row(body=b"\xff\x00", schema_version=-7),
             event_row(version=1, kind="Scheduled", body=b'{"delivery_id":'),
             event_row(kind="os:system", body=b"cos\nsystem\n."),
-            event_row(digest=b"", body=b""),
+            event_row(body=b""),
         ]
         connection.execute(insert(events), rows)
     last = acts.schedule()

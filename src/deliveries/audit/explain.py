@@ -164,9 +164,12 @@ def _succeeded(event: e.Succeeded) -> str:
     return f"attempt {event.attempt} succeeded{said}"
 
 
+def _doubt(event: e.Cancelled | e.Exhausted) -> str:
+    return "; the effect may have happened all the same" if event.outcome_unknown else ""
+
+
 def _cancelled(event: e.Cancelled) -> str:
-    doubt = "; the effect may have happened all the same" if event.outcome_unknown else ""
-    return f"cancelled{_attempt(event)}, cause {event.cause}{doubt}"
+    return f"cancelled{_attempt(event)}, cause {event.cause}{_doubt(event)}"
 
 
 def _exhausted(event: e.Exhausted) -> str:
@@ -178,7 +181,7 @@ def _exhausted(event: e.Exhausted) -> str:
         "discarded": "discarded by its adapter",
     }[event.cause]
     kind = f", last error {event.error_type}" if event.error_type else ""
-    return f"exhausted{_attempt(event)}: {what}{kind}"
+    return f"exhausted{_attempt(event)}: {what}{kind}{_doubt(event)}"
 
 
 _SAY: dict[type[e.Event], Any] = {

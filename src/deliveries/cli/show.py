@@ -43,14 +43,14 @@ def fields(delivery: Delivery, without: frozenset[str] = frozenset()) -> dict[st
 
 
 def recorded(one: Recorded) -> dict[str, Any]:
-    """An event with its envelope; `event` is its body exactly as stored."""
+    """An event with its envelope; `event` is its body as stored, but for blanks."""
     return {
         "version": one.version,
         "type": one.type,
         "schema_version": one.schema_version,
         "recorded_at": one.recorded_at,
         "position": one.position,
-        "event": msgspec.Raw(one.body),
+        "event": msgspec.Raw(msgspec.json.format(one.body, indent=-1)),  # on one line, however stored
         "note": one.note,
         "digest": one.digest.hex(),
     }

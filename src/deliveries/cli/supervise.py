@@ -36,7 +36,7 @@ def supervise(processor: Processor, *, until_idle: bool, ready: Callable[[], Non
             ready()
         work.start()
         while work.is_alive():
-            work.join(60.0)  # a bound keeps the wait interruptible on every platform
+            work.join(0.5)  # a signal may go to another thread, as right after SIGCONT: look again soon
         if len(work.signals) > 1:
             work.leave()
     if work.error is not None:

@@ -117,7 +117,13 @@ def _snoozed(delivery: Delivery, command: c.Report, outcome: o.Snooze) -> e.Even
 def _failed(delivery: Delivery, command: c.Report, cause: Literal["error", "timeout", "unknown"]) -> e.Event:
     attempt, note = delivery.attempt, _note(command)
     if delivery.endings + 1 >= _rules(delivery).max_attempts:
-        return e.Exhausted(cause="attempts", attempt=attempt, error_type=command.error_type, note=note)
+        return e.Exhausted(
+            cause="attempts",
+            attempt=attempt,
+            outcome_unknown=cause != "error",
+            error_type=command.error_type,
+            note=note,
+        )
     after = command.outcome.after if isinstance(command.outcome, o.Retry) else None
     due_at = _retry_at(delivery, command.now, command.retry_in if after is None else after)
     if command.not_before is not None:
@@ -141,7 +147,7 @@ def _interrupt(delivery: Delivery, command: c.Interrupt) -> e.Event | None:
         return _hold(delivery, "crashed", None, None)
     spent = _spent(delivery, delivery.endings + 1, delivery.interruptions + 1)
     if spent is not None:
-        return e.Exhausted(cause=spent, attempt=delivery.attempt)
+        return e.Exhausted(cause=spent, attempt=delivery.attempt, outcome_unknown=True)
     return e.Interrupted(attempt=delivery.attempt, due_at=_retry_at(delivery, command.now, None))
 
 

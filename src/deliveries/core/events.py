@@ -162,6 +162,8 @@ class Exhausted(Event, frozen=True, kw_only=True):
 
     cause: Literal["attempts", "interruptions", "snoozes", "deadline", "discarded"]
     attempt: int | None = None
+    outcome_unknown: bool = False
+    """True: the effect of `attempt` may have happened all the same."""
     error_type: str | None = None
     actor: str | None = None
     note: str | None = None

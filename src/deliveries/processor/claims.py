@@ -13,7 +13,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from deliveries.core import commands as c
 from deliveries.core.delivery import Status
@@ -130,8 +130,7 @@ class Claims:
         for id in ids:
             try:
                 change = self.start(id)
-            except IntegrityError:
-                _log.error("delivery %s refuses its attempt; put aside", id)
+            except (IntegrityError, DataError, OverflowError):
                 with self._store.transaction() as connection:
                     put_aside(self._store, connection, [id])
             else:
@@ -142,8 +141,11 @@ class Claims:
     def _decide(self, connection: Connection, one: Claimed) -> Change | None:
         self._now.told(one.now)
         problem = one.problem
-        if problem is None:
-            rules = self._registrations[one.delivery.channel].rules(one.delivery)
+        registration = None if problem else self._registrations.get(one.delivery.channel)
+        if problem is None and registration is None:
+            problem = f"no adapter is registered for channel {one.delivery.channel!r:.80}"
+        elif registration is not None:
+            rules = registration.rules(one.delivery)
             try:
                 change = advance(one.stream, c.Start(now=one.now, worker=self._worker, rules=rules))
             except CorruptHistory as error:
@@ -163,25 +165,31 @@ class Claims:
         room = sum(self.free().values())
         if not self._asking or room <= 0:
             return []
-        timeouts = [self._registrations[channel].timeout_seconds for channel in self._asking]
-        lease = max(timeouts) + self._settings.lease
         asked_at = ticks.monotonic()
         with self._store.transaction() as connection:
-            due = self._store.backend.claim_lookups(
-                connection, self._asking, room, lease, self._store.deciding_now
-            )
+            due: list[Claimed] = []
+            for channel in self._asking:
+                if len(due) < room:
+                    lease = self._lookup_lease(channel)
+                    due += self._store.backend.claim_lookups(
+                        connection, [channel], room - len(due), lease, self._store.deciding_now
+                    )
             asked = [one for one in due if one.problem is None and self._may_ask(connection, one)]
             streams = self._store.streams(connection, asked)
         return [
             Call(
                 stream=stream,
                 registration=self._registrations[one.delivery.channel],
-                started_at=one.now,
-                lease_until=asked_at + lease,
+                started_at=started_at,
+                lease_until=asked_at + self._lookup_lease(one.delivery.channel),
                 lookups=one.lookups,
             )
-            for one, stream in streams
+            for one, stream, started_at in streams
         ]
+
+    def _lookup_lease(self, channel: str) -> float:
+        """Seconds. Nobody renews it: after a crash the next question waits so long."""
+        return self._registrations[channel].timeout_seconds + self._settings.lease
 
     def _may_ask(self, connection: Connection, one: Claimed) -> bool:
         """Whether a question is left. One whose answer never came, as from a crash, was a question too."""
@@ -196,7 +204,7 @@ class Claims:
         Returns what was written, and whether that is all: a row that somebody holds waits for the next
         time. What cannot be given back waits for the end of its lease, and stops nobody else.
         """
-        with self._store.transaction() as connection:
+        with self._store.reading() as connection:
             ids = [id for id in self._store.owned(connection, self._worker) if id not in known]
         changes, complete = [], True
         for id in ids:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from sqlalchemy import bindparam, delete, insert, update
 
@@ -29,8 +30,16 @@ _log = logging.getLogger("deliveries")
 class Heartbeat:
     """Beats every third of a lease, between `start` and `stop`."""
 
-    def __init__(self, store: Store, worker: str, lease: float, calls: Callable[[], Iterable[Call]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        worker: str,
+        lease: float,
+        calls: Callable[[], Iterable[Call]],
+        watching: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._store, self._worker, self._lease, self._calls = store, worker, lease, calls
+        self._watching = watching
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -46,6 +55,10 @@ class Heartbeat:
             self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
+        with self._watching():
+            self._beat_on()
+
+    def _beat_on(self) -> None:
         while not self._stopping.wait(self._lease / 3):
             try:
                 self.beat()

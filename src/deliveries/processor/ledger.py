@@ -18,6 +18,7 @@ import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from deliveries.core import commands as c
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Status
 from deliveries.core.notes import type_name
@@ -101,7 +102,7 @@ class Ledger:
                 self.alone.append(call)
             else:
                 taken.add(call.delivery.id)
-                batch.append((call, self._store.write_of(change)))
+                batch.append((call, self._write(call, change)))
         self.finished = [call for call, _ in batch]
         return batch
 
@@ -158,11 +159,19 @@ class Ledger:
         if change is None:
             self._too_late(connection, call, stream)
         elif not self._store.backend.append(
-            connection, [self._store.write_of(change)], self._store.deciding_now
+            connection, [self._write(call, change)], self._store.deciding_now
         ):
             put_aside(self._store, connection, [call.delivery.id])
             return None
         return change
+
+    def _write(self, call: Call, change: Change) -> Write:
+        """`change` with its columns; nobody asks what became of a call while it still runs."""
+        write, report = self._store.write_of(change), call.command(self._now())
+        if write.lookup_seconds is not None and isinstance(report, c.Report) and report.not_before:
+            left = (report.not_before - self._now()).total_seconds()
+            write = msgspec.structs.replace(write, lookup_seconds=max(left, write.lookup_seconds))
+        return write
 
     def _too_late(self, connection: Connection, call: Call, stream: Stream) -> None:
         delivery = stream.delivery

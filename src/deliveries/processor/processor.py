@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from deliveries.core.events import Attempted
 from deliveries.core.stream import Change
@@ -42,6 +42,7 @@ from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import PAGE, sweep
 from deliveries.processor.wakeup import Listener, Wakeup
+from deliveries.processor.watchdog import Watchdog
 from deliveries.registration import Registration
 from deliveries.store.failures import cause
 from deliveries.store.store import Store
@@ -130,22 +131,27 @@ class Processor:
     def perform(self, id: UUID) -> bool:
         """Attempt one delivery now, if it is due and free; True where it was attempted."""
         with self._serving():
-            change = self._claims.start(id)
-            started = change is not None and self._launch_started([change])
+            started = self._launch_started(self._claims.isolate([id]))
             self._pump(until_idle=True)
         return started
 
     @contextlib.contextmanager
     def _serving(self) -> Iterator[None]:
         """The heartbeat and the hints beside the pump."""
-        heartbeat = Heartbeat(self._store, self.worker, self._settings.lease, self._calls.values)
+        watchdog = Watchdog(self._store.engine, self._settings.lease)
+        heartbeat = Heartbeat(
+            self._store, self.worker, self._settings.lease, self._calls.values, watchdog.watching
+        )
         self._wakeup.subscribe(self._hint)
+        watchdog.start()
         heartbeat.start()
         try:
-            yield
+            with watchdog.watching():
+                yield
         finally:
             self._wakeup.unsubscribe(self._hint)
             heartbeat.stop()
+            watchdog.stop()
             self._executor.close()
 
     @contextlib.contextmanager
@@ -223,7 +229,7 @@ class Processor:
                 writes = [write for _, write in batch] + [self._claims.write(change) for _, change in starts]
                 now = self._store.deciding_now
                 written = self._store.backend.append(connection, writes, now) if writes else set()
-        except IntegrityError:
+        except (IntegrityError, DataError, OverflowError):  # a guard, or a value beyond its column
             self._ledger.doubt()
             self._launch_started(self._claims.isolate(ids))
             return True

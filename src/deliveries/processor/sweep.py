@@ -52,15 +52,15 @@ def close(id: UUID, history: list[Recorded], now: datetime) -> Change | None:
     """What ends the open attempt of `history`, or the pending delivery past its deadline."""
     try:
         stream = replay(history)
-    except CorruptHistory as error:
+        delivery = stream.delivery
+        if delivery is None:
+            return None
+        if delivery.status is Status.ATTEMPTING:
+            return advance(stream, c.Interrupt(now=now, attempt=delivery.attempt))
+        return advance(stream, c.Expire(now=now))
+    except CorruptHistory as error:  # also where nothing can be chained to its last digest
         _log.error("delivery %s is put aside: its history is corrupt: %s", id, error)
         return None
-    delivery = stream.delivery
-    if delivery is None:
-        return None
-    if delivery.status is Status.ATTEMPTING:
-        return advance(stream, c.Interrupt(now=now, attempt=delivery.attempt))
-    return advance(stream, c.Expire(now=now))
 
 
 def put_aside(store: Store, connection: Connection, ids: list[UUID]) -> None:

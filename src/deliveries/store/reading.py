@@ -31,10 +31,14 @@ _HISTORIES = (
     .order_by(events.c.delivery_id, events.c.version)
 )
 
-_OWNED = select(deliveries.c.id).where(
-    deliveries.c.lease_owner == bindparam("worker"),
-    deliveries.c.status == "attempting",
-    deliveries.c.lease_until.is_not(None),
+_OWNED = (
+    select(deliveries.c.id)
+    .where(
+        deliveries.c.lease_owner == bindparam("worker"),
+        deliveries.c.status == "attempting",
+        deliveries.c.lease_until.is_not(None),
+    )
+    .order_by(deliveries.c.id)
 )
 
 _log = logging.getLogger("deliveries")
@@ -64,8 +68,13 @@ class Reading:
             )
         return found
 
-    def streams(self, connection: Connection, found: Sequence[Claimed]) -> list[tuple[Claimed, Stream]]:
-        """The streams behind claimed rows, with their contents; those that make no sense left out."""
+    def streams(
+        self, connection: Connection, found: Sequence[Claimed]
+    ) -> list[tuple[Claimed, Stream, datetime]]:
+        """The streams behind claimed rows, with their contents, and when their last attempt started.
+
+        Those that make no sense are left out.
+        """
         histories = self.histories(connection, [one.id for one in found])
         streams = []
         for one in found:
@@ -74,11 +83,12 @@ class Reading:
             except CorruptHistory as error:
                 _log.error("delivery %s: its history is corrupt: %s", one.id, error)
                 continue
-            if stream.delivery is not None:
+            started = [each.recorded_at for each in histories[one.id] if each.type == "Attempted"]
+            if stream.delivery is not None and started:
                 delivery = structs.replace(
                     stream.delivery, recipient=one.delivery.recipient, payload=one.delivery.payload
                 )
-                streams.append((one, structs.replace(stream, delivery=delivery)))
+                streams.append((one, structs.replace(stream, delivery=delivery), started[-1]))
         return streams
 
     def history(self, connection: Connection, id: UUID) -> list[Recorded]:
@@ -152,10 +162,7 @@ class Reading:
             .where(evidence.c.delivery_id == id)
             .order_by(evidence.c.sequence)
         )
-        return [
-            (row.kind, row.recorded_at, msgspec.json.decode(row.body))
-            for row in connection.execute(statement)
-        ]
+        return [(row.kind, row.recorded_at, _fact(row.body)) for row in connection.execute(statement)]
 
     def lease_until(self, connection: Connection, id: UUID) -> datetime | None:
         """When the lease of an open attempt ends."""
@@ -167,3 +174,11 @@ class Reading:
     def owned(self, connection: Connection, worker: str) -> list[UUID]:
         """The open attempts that carry this worker's lease."""
         return list(connection.scalars(_OWNED, {"worker": worker}))
+
+
+def _fact(body: bytes) -> Any:
+    """A fact that decides nothing; one that cannot be read hides neither the stream nor the others."""
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, TypeError, RecursionError) as error:
+        return f"<unreadable: {type(error).__name__}>"

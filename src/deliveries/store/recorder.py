@@ -198,17 +198,27 @@ class DeliveryRecorder(es.ProcessRecorder):
     def page(
         self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
     ) -> tuple[list[ChainedNotification], int]:
-        """The events above position `after`, and the position up to which the log was complete."""
+        """The events above position `after`, and the position after which to look next.
+
+        That is the last event seen, of any type, and never a position at which there is no event: a
+        sequence that an uncommitted transaction has moved on goes back in a crash, and the position
+        is drawn again.
+        """
         position = events.c.position
         with _translated(), self.store.reading() as connection:
             safe = self.store.backend.safe_position(connection)
             last = safe if stop is None else min(safe, stop)
             if last <= after:
-                return [], safe
+                return [], after
             wanted: list[ColumnElement[bool]] = [position > after, position <= last]
             wanted += [events.c.type.in_(topics)] if topics else []
             rows = connection.execute(select(events).where(*wanted).order_by(position).limit(limit))
-            return [ChainedNotification(id=row.position, **_fields(row)) for row in rows], safe
+            found = [ChainedNotification(id=row.position, **_fields(row)) for row in rows]
+            seen = found[-1].id if found else after
+            if topics and len(found) < limit:  # other types have been passed
+                others = select(func.max(position)).where(position > seen, position <= last)
+                seen = connection.scalar(others) or seen
+            return found, seen
 
     def max_notification_id(self) -> int | None:
         """The highest position up to which the log is complete; None without events.

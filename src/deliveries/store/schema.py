@@ -8,10 +8,12 @@ attached to the tables, so that `create_all` makes them too.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
+    REAL,
     BigInteger,
     CheckConstraint,
     Column,
@@ -50,7 +52,7 @@ class Instant(TypeDecorator[datetime]):
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         if dialect.name == "postgresql":
             return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
-        return dialect.type_descriptor(BigInteger())
+        return dialect.type_descriptor(Integer())
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         if value is None or dialect.name == "postgresql":
@@ -63,8 +65,51 @@ class Instant(TypeDecorator[datetime]):
         return value.astimezone(_UTC) if dialect.name == "postgresql" else codec.instant(value)
 
 
+class Id(TypeDecorator[UUID]):
+    """A delivery's id: `uuid` on PostgreSQL, 32 hexadecimal digits on SQLite."""
+
+    impl = Uuid
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        return dialect.type_descriptor(Uuid() if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else value.hex
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
+        return value if value is None or dialect.name == "postgresql" else UUID(value)
+
+
 _UTC = codec.instant(0).tzinfo
-_POSITION = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER is AUTOINCREMENT there
+_LONG = BigInteger().with_variant(Integer(), "sqlite")
+MOST = 1_000_000_000
+"""No delivery has so many events; a count beyond would overflow its column, and fail a whole batch."""
+_FIRST, _LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def _readable(table: Table) -> None:
+    """Let no value in that a reader could not take, since it would fail for all the rows it reads.
+
+    PostgreSQL's times know infinity and the year 294276; SQLite's numbers and texts hold anything.
+    """
+    for column in table.c:
+        if isinstance(column.type, Instant):
+            conditions = {
+                "postgresql": f"{column.name} BETWEEN '{_FIRST:%F %TZ}' AND '{_LAST:%F %TZ}'",
+                "sqlite": f"{column.name} BETWEEN {codec.micros(_FIRST)} AND {codec.micros(_LAST)}",
+            }
+        elif isinstance(column.type, Id):
+            digits = f"{column.name} NOT GLOB '*[^0-9a-f]*'"
+            conditions = {"sqlite": f"length({column.name}) = 32 AND {digits}"}
+        elif column.name == "digest":
+            conditions = dict.fromkeys(("postgresql", "sqlite"), "length(digest) = 32")
+        else:
+            continue
+        for dialect, condition in conditions.items():
+            name = f"{table.name}_{column.name}_readable"
+            table.append_constraint(CheckConstraint(condition, name=name).ddl_if(dialect=dialect))
+
 
 metadata = MetaData()
 """All tables of this library, for `create_all` or a user's Alembic."""
@@ -72,8 +117,8 @@ metadata = MetaData()
 events = Table(
     "delivery_events",
     metadata,
-    Column("position", _POSITION, Identity(always=True), primary_key=True),
-    Column("delivery_id", Uuid, nullable=False),
+    Column("position", _LONG, Identity(always=True), primary_key=True),
+    Column("delivery_id", Id, nullable=False),
     Column("version", Integer, nullable=False),
     Column("type", Text, nullable=False),
     Column("schema_version", Integer, nullable=False),
@@ -81,7 +126,11 @@ events = Table(
     Column("body", LargeBinary, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     UniqueConstraint("delivery_id", "version", name="delivery_events_version"),
+    # SQLite's triggers see -1 where no position is given: a row there would refuse every insert
+    CheckConstraint("position > 0", name="delivery_events_position"),
+    CheckConstraint(f"version BETWEEN 0 AND {MOST}", name="delivery_events_counted"),
     sqlite_autoincrement=True,
+    sqlite_strict=True,
 )
 
 _terminal = ", ".join(f"'{kind.__name__}'" for kind in sorted(TERMINAL_EVENTS, key=str))
@@ -96,7 +145,7 @@ Index(
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("id", Uuid, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("version", Integer, nullable=False),
     Column("status", Text, nullable=False),
     Column("channel", Text, nullable=False),
@@ -115,7 +164,7 @@ deliveries = Table(
     Column("tags", Text),
     Column("correlation_id", Text),
     Column("causation_id", Text),
-    Column("root_id", Uuid),
+    Column("root_id", Id),
     Column("max_attempts", Integer),
     Column("recorded_at", Instant, nullable=False),
     Column("digest", LargeBinary, nullable=False),
@@ -125,8 +174,26 @@ deliveries = Table(
     Column("lookups", Integer, nullable=False, server_default="0"),
     # N7: whatever else goes wrong, a pending delivery has a time at which it is due
     CheckConstraint("status <> 'pending' OR due_at IS NOT NULL", name="deliveries_pending_is_due"),
+    # N4: whoever works on it, the open attempt can be taken over
+    CheckConstraint("status <> 'attempting' OR lease_until IS NOT NULL", name="deliveries_open_is_leased"),
+    CheckConstraint("priority BETWEEN 0 AND 9", name="deliveries_priority"),
+    CheckConstraint(
+        " AND ".join(
+            f"{count} BETWEEN {least} AND {MOST}"
+            for count, least in {
+                "version": 1,
+                "attempt": 0,
+                "endings": 0,
+                "interruptions": 0,
+                "snoozes": 0,
+                "lookups": 0,
+            }.items()
+        ),
+        name="deliveries_counted",
+    ),
     # room for the two updates of a life on the same page
     postgresql_with={"fillfactor": 50},
+    sqlite_strict=True,
 )
 
 _partial = {
@@ -148,30 +215,33 @@ for _name, (_columns, _where) in _partial.items():
 contents = Table(
     "delivery_contents",
     metadata,
-    Column("delivery_id", Uuid, primary_key=True),
+    Column("delivery_id", Id, primary_key=True),
     Column("recipient", Text),
     Column("payload", Text),
     Column("salt", LargeBinary),
+    sqlite_strict=True,
 )
 
 notes = Table(
     "delivery_notes",
     metadata,
-    Column("delivery_id", Uuid, primary_key=True),
+    Column("delivery_id", Id, primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("text", Text),
     Column("salt", LargeBinary),
+    sqlite_strict=True,
 )
 
 evidence = Table(
     "delivery_evidence",
     metadata,
-    Column("delivery_id", Uuid, primary_key=True),
+    Column("delivery_id", Id, primary_key=True),
     Column("sequence", Integer, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("recorded_at", Instant, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("digest", LargeBinary, nullable=False),
+    sqlite_strict=True,
 )
 
 workers = Table(
@@ -181,14 +251,16 @@ workers = Table(
     Column("queues", Text, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
-    Column("lease_seconds", Float, nullable=False),
+    Column("lease_seconds", Float().with_variant(REAL(), "sqlite"), nullable=False),
+    sqlite_strict=True,
 )
 
 positions = Table(
     "delivery_positions",
     metadata,
     Column("application", Text, primary_key=True),
-    Column("position", BigInteger, nullable=False),
+    Column("position", _LONG, nullable=False),
+    sqlite_strict=True,
 )
 
 schema = Table(
@@ -196,4 +268,8 @@ schema = Table(
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("created_at", Instant, nullable=False),
+    sqlite_strict=True,
 )
+
+for _table in metadata.tables.values():
+    _readable(_table)

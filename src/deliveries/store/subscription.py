@@ -66,8 +66,6 @@ class LogSubscription(es.Subscription["DeliveryRecorder"]):
             return self._read.popleft()
 
     def _look(self) -> bool:
-        found, safe = self._recorder.page(self._after, PAGE, topics=self._topics)
+        found, self._after = self._recorder.page(self._after, PAGE, topics=self._topics)
         self._read.extend(found)
-        # a page that is not full has seen all up to the safe position, other types included
-        self._after = found[-1].id if len(found) == PAGE else max(self._after, safe)
         return bool(found)

@@ -173,7 +173,9 @@ class StoreMachine(RuleBasedStateMachine):
         steps: list[Callable[[], None]] = []
         if worker.doubt:
             known = set(worker.known())
-            steps.append(lambda: self._give_back_orphans(worker, known))
+            orphans = self._all(lambda debt: debt.lease_owner == worker.name and debt.id not in known)
+            orphans.sort(key=lambda debt: debt.id)
+            steps += [lambda debt=debt: debt.give_back(debt.attempt, self.clock.now()) for debt in orphans]
         steps += [lambda call=call: self._settled(self._taken(call)) for call in worker.ledger.alone]
         batch = [self._taken(call) for call in worker.ledger.finished]
         free = worker.claims.free()
@@ -505,12 +507,6 @@ class StoreMachine(RuleBasedStateMachine):
         return list(connection.execute(select(deliveries)))
 
     # -- what the model makes of it ------------------------------------------------------------
-
-    def _give_back_orphans(self, worker: Worker, known: set[UUID]) -> None:
-        """Attempts that began in its name while it was not told."""
-        for debt in self._all(lambda debt: debt.lease_owner == worker.name):
-            if debt.id not in known:
-                debt.give_back(debt.attempt, self.clock.now())
 
     def _settled(self, taken: Taken) -> None:
         """A report by itself: applied, there already, or too late."""

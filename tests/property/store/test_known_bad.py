@@ -11,8 +11,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Engine
 
 from property.store.machine import STEPS, Broken, StoreMachine
-from support.variants import VARIANTS, variant
 from property.store.workers import World
+from support.variants import VARIANTS, variant
 
 
 @pytest.mark.parametrize("accepts", VARIANTS, ids=lambda accepts: accepts.__name__)

@@ -125,8 +125,8 @@ class Worker:
         """As the pump does it: doubts, reports left alone, then outcomes and claims in one."""
         with self._doubting():
             if self.doubt:
-                self.claims.orphans(self.known())
-                self.doubt = False
+                _, complete = self.claims.orphans(self.known())
+                self.doubt = not complete
             self.ledger.settle()
             free = self.claims.free()
             if free or self.ledger.finished:

@@ -169,9 +169,9 @@ def test_explain_shows_notes_and_evidence(
     delivery = schedule()
     with app.engine.begin() as connection:
         app.cancel(connection, delivery.id, reason="not needed")
-        row = {"id": delivery.id.hex, "at": 0, "body": b'"too late"'}
+        row = {"id": delivery.id.hex, "at": 0, "body": b'"too late"', "digest": bytes(32)}
         connection.execute(
-            text("INSERT INTO delivery_evidence VALUES (:id, 1, 'late_report', :at, :body, x'00')"), row
+            text("INSERT INTO delivery_evidence VALUES (:id, 1, 'late_report', :at, :body, :digest)"), row
         )
     result = deliveries("explain", delivery.id, "--url", sqlite_url)
     assert "| not needed" in result.out

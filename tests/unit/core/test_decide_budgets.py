@@ -47,19 +47,21 @@ def test_with_m_attempts_the_mth_failure_ends_it() -> None:
 def test_an_exhausted_retry_asks_no_more_for_its_after(cause: str) -> None:
     command = report(1, o.Retry(after=5), cause=cause, retry_in=9.0, not_before=at(99))
     given(scheduled(), attempted(1, max_attempts=1)).when(command).then(
-        e.Exhausted(cause="attempts", attempt=1)
+        e.Exhausted(cause="attempts", attempt=1, outcome_unknown=cause == "timeout")
     )
 
 
 def test_an_unknown_outcome_that_is_retried_counts_on_the_attempts() -> None:
     history = given(scheduled(), attempted(1, max_attempts=1, on_unknown="retry"))
-    history.when(report(1, o.Unknown(), cause="unknown")).then(e.Exhausted(cause="attempts", attempt=1))
+    history.when(report(1, o.Unknown(), cause="unknown")).then(
+        e.Exhausted(cause="attempts", attempt=1, outcome_unknown=True)
+    )
 
 
 def test_a_crash_counts_on_the_attempts() -> None:
     given(scheduled(), attempted(1), failed(1), attempted(2, max_attempts=2, max_interruptions=9)).when(
         interrupt(2)
-    ).then(e.Exhausted(cause="attempts", attempt=2))
+    ).then(e.Exhausted(cause="attempts", attempt=2, outcome_unknown=True))
 
 
 def test_budgets_count_endings_not_attempt_numbers() -> None:
@@ -85,7 +87,7 @@ def test_m_crashes_end_a_delivery_of_m_attempts() -> None:
         history = history.when(start(**limits)).then(attempted(attempt, **limits))
         history = history.when(interrupt(attempt)).then(crashed(attempt))
     history = history.when(start(**limits)).then(attempted(3, **limits))
-    history.when(interrupt(3)).then(e.Exhausted(cause="attempts", attempt=3))
+    history.when(interrupt(3)).then(e.Exhausted(cause="attempts", attempt=3, outcome_unknown=True))
 
 
 def test_crashes_have_a_tighter_bound_of_their_own() -> None:
@@ -94,7 +96,7 @@ def test_crashes_have_a_tighter_bound_of_their_own() -> None:
         attempted(1),
         crashed(1),
         attempted(2, max_attempts=9, max_interruptions=2),
-    ).when(interrupt(2)).then(e.Exhausted(cause="interruptions", attempt=2))
+    ).when(interrupt(2)).then(e.Exhausted(cause="interruptions", attempt=2, outcome_unknown=True))
 
 
 def test_failures_do_not_count_on_the_interruptions() -> None:
@@ -114,7 +116,7 @@ def test_a_failure_does_not_ask_for_the_interruptions() -> None:
 
 def test_where_both_budgets_are_spent_the_attempts_are_named() -> None:
     given(scheduled(), attempted(1, max_attempts=1, max_interruptions=1)).when(interrupt(1)).then(
-        e.Exhausted(cause="attempts", attempt=1)
+        e.Exhausted(cause="attempts", attempt=1, outcome_unknown=True)
     )
 
 
@@ -178,7 +180,7 @@ def test_a_crash_after_a_snooze_still_counts() -> None:
     """Snoozing for ever by crashing after each mark was seen in a peer."""
     given(scheduled(), attempted(1), snoozed(1), attempted(2, max_attempts=1, max_interruptions=1)).when(
         interrupt(2)
-    ).then(e.Exhausted(cause="attempts", attempt=2))
+    ).then(e.Exhausted(cause="attempts", attempt=2, outcome_unknown=True))
 
 
 def given_back(attempt: int) -> e.Interrupted:

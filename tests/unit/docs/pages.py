@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DECISIONS = sorted((ROOT / "docs" / "adr").glob("*.md"))
-EVERYTHING = [*PAGES, *DECISIONS, ROOT / "CHANGELOG.md"]
+EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
+EVERYTHING = [*PAGES, *DECISIONS, *EXAMPLES, ROOT / "CHANGELOG.md"]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
