@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check format docs bench clean
+.PHONY: demo test chaos crash check format docs bench mutate clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -19,6 +19,15 @@ demo: $(READY)  ## The main job, end to end, on an embedded SQLite file
 
 test: $(READY)  ## All tests
 	$(BIN)/pytest -n auto --dist worksteal
+
+chaos: N = 50000
+chaos: MINUTES = 6
+chaos: SEED = 1
+chaos: $(READY)  ## PostgreSQL restarted, crashed and cut off under four processors: N=50000 MINUTES=6 SEED=1
+	PYTHONPATH=tests $(BIN)/python tests/chaos/run.py --deliveries $(N) --minutes $(MINUTES) --seed $(SEED)
+
+crash: $(READY)  ## N workers killed, at every point of their work, on both databases
+	PYTHONPATH=tests $(BIN)/python -m crash $(or $(N),2000)
 
 check: $(READY)  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -36,5 +45,13 @@ docs: $(READY)  ## Redraw what is generated from the code
 bench: $(READY)  ## Speed on both stores, with the machine's fsync rate beside it
 	$(BIN)/python benchmarks/bench.py
 
+OF ?= core
+mutate: $(READY)  ## Small changes to the code, one by one; a test must notice each: OF=core or OF=processor
+	@grep -q '^\[tool\.mutmut\.$(OF)\]' pyproject.toml || { echo "nothing is known of OF=$(OF)"; exit 1; }
+	rm -rf mutants && mkdir -p mutants/mutants/src && cp -r src tests mutants
+	sed 's/^\[tool\.mutmut\.$(OF)\]/[tool.mutmut]/' pyproject.toml > mutants/pyproject.toml
+	cd mutants && HYPOTHESIS_EXAMPLES=10 PYTHONPATH=$(CURDIR)/mutants/mutants/src $(abspath $(BIN))/mutmut run --max-children 1
+	cd mutants && $(abspath $(BIN))/mutmut results
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist

@@ -118,7 +118,7 @@ class Registration:
         draw = jitter(delivery.id, attempt)
         try:
             return self.backoff.delay(delivery.endings + 1, draw, error)
-        except Exception:
+        except BaseException:  # SystemExit too: it would end the processor
             _log.exception("the backoff of channel %s failed; the default one is used", self.channel)
             return _FALLBACK.delay(delivery.endings + 1, draw)
 

@@ -30,6 +30,7 @@ from deliveries import (
 )
 from deliveries.core import commands as c
 from deliveries.core import events as e
+from deliveries.core.stream import advance, replay
 from deliveries.store.store import Store
 from support.apps import (
     RunningClock,
@@ -72,7 +73,10 @@ def lead(app: Deliveries, clock: RunningClock, ending: str) -> UUID:
     for command in told.commands[1:]:
         clock.instant = command.now
         with store.transaction() as connection:
-            assert store.command(connection, id, lambda now, command=command: command) is not None
+            change = advance(replay(store.history(connection, id)), command)
+            assert change is not None
+            write = store.write_of(change, lease_owner="w1", lease_seconds=60)
+            assert store.backend.append(connection, [write], store.deciding_now) == {id}
     assert app.get(id).status is ENDINGS[ending].status
     return id
 

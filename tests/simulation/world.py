@@ -88,6 +88,7 @@ class Ground:
         self.engine = self.driver.engine()
         self.app = Deliveries(self.engine, clock=self.clock)
         self.app.create_schema()
+        self.app.find()  # what is done once only is done now, so that all histories begin alike
         self.backend = backend
         self.world: World | None = None
         options: dict[str, Any] = {
@@ -173,7 +174,7 @@ class SimulatedExecutor(Executor):
 
     def __init__(self, done: Callable[[Call], None], world: World, process: Process) -> None:
         super().__init__(done)
-        self._done, self._world, self._process = done, world, process
+        self._world, self._process = world, process
 
     def submit(self, calls: Sequence[Call]) -> None:
         for call in calls:
@@ -184,7 +185,7 @@ class SimulatedExecutor(Executor):
         self._world.hesitate()
         self._run(call)
         self._world.scheduler.alive()
-        self._done(call)
+        self._over(call)
 
 
 class SimulatedProcessor(Processor):

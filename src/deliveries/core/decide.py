@@ -96,7 +96,9 @@ def _report(delivery: Delivery, command: c.Report) -> e.Event | None:
     unknown = isinstance(outcome, o.Unknown)
     if delivery.cancel_requested is not None:
         # a call that timed out may have happened, and may still be running
-        return _cancelled_at_last(delivery, command, unknown or command.cause != "error")
+        return _cancelled_at_last(
+            delivery, delivery.cancel_requested, command, unknown or command.cause != "error"
+        )
     if unknown:
         return _unknown(delivery, command, command.cause)
     if isinstance(outcome, o.Suppress):
@@ -141,7 +143,7 @@ def _interrupt(delivery: Delivery, command: c.Interrupt) -> e.Event | None:
     if command.attempt != delivery.attempt:
         return None
     if delivery.cancel_requested is not None:
-        return _cancelled_at_last(delivery, command, unknown=True)
+        return _cancelled_at_last(delivery, delivery.cancel_requested, command, unknown=True)
     rules = _rules(delivery)
     if rules.on_unknown != "retry":
         return _hold(delivery, "crashed", None, None)
@@ -155,7 +157,7 @@ def _give_back(delivery: Delivery, command: c.GiveBack) -> e.Event | None:
     if command.attempt not in (None, delivery.attempt):
         return None
     if delivery.cancel_requested is not None:
-        return _cancelled_at_last(delivery, command, unknown=False)
+        return _cancelled_at_last(delivery, delivery.cancel_requested, command, unknown=False)
     return e.Interrupted(attempt=delivery.attempt, due_at=command.now, cause="given_back")
 
 
@@ -169,9 +171,9 @@ def _hold(delivery: Delivery, cause: Any, error_type: str | None, note: str | No
     )
 
 
-def _cancelled_at_last(delivery: Delivery, command: c.Command, unknown: bool) -> e.Event:
+def _cancelled_at_last(delivery: Delivery, cause: str, command: c.Command, unknown: bool) -> e.Event:
     return e.Cancelled(
-        cause=delivery.cancel_requested or "operator",
+        cause=cause,
         attempt=delivery.attempt,
         outcome_unknown=unknown,
         error_type=getattr(command, "error_type", None),

@@ -10,6 +10,8 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from deliveries.core.notes import MAX_NAME, clean, type_name
+
 MAX_AFTER = timedelta(days=30)
 """A `Retry(after=)` or a snooze is capped here."""
 
@@ -145,16 +147,33 @@ class NotDone(Outcome):
     """A lookup's answer: the effect did not happen, so the delivery may be attempted again."""
 
 
-def sound(outcome: Outcome) -> Outcome:
-    """`outcome`, whose numbers somebody may have changed since it was made.
+_KINDS = (Delivered, Retry, Bounced, Cancel, Discard, Snooze, Suppress, Unknown, NotDone)
 
-    Raises: ValueError, TypeError where it makes no sense any more.
+
+def sound(outcome: Outcome) -> Outcome:
+    """What `outcome` decides, made anew as exactly the kind of ours that it is, without its text.
+
+    What is decided from must be data: a subclass may override anything, and anybody may have changed
+    a field since it was made. Raises: ValueError, TypeError where its numbers make no sense any more.
     """
-    if isinstance(outcome, Retry):
-        Retry(after=outcome.after)
-    elif isinstance(outcome, Snooze):
-        Snooze(outcome.for_, until=outcome.until)
-    return outcome
+    kind = next((one for one in _KINDS if issubclass(type(outcome), one)), Outcome)
+    told: Any = outcome
+    if kind is Retry:
+        return Retry(after=told.after)
+    if kind is Snooze:
+        return Snooze(told.for_, until=told.until)
+    made = kind()
+    if isinstance(made, Cancel) and issubclass(type(told.cause), str):
+        made.cause = clean(str.__str__(told.cause), MAX_NAME)  # a user's own kind of Cancel may have its own
+    return made
+
+
+def text_of(outcome: Outcome) -> object:
+    """The text of `outcome`, which never decides what it means."""
+    try:
+        return outcome.text
+    except BaseException:
+        return f"<unreadable {type_name(outcome)}>"
 
 
 def outcome_of(value: object) -> Outcome:

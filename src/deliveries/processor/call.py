@@ -19,6 +19,20 @@ from deliveries.registration import Registration, is_async
 Cause = Literal["error", "timeout", "unknown"]
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What an adapter said of its attempt, as plain data that runs nobody's code any more."""
+
+    outcome: o.Outcome
+    cause: Cause = "error"
+    error_type: str | None = None
+    text: str | None = None
+    retry_in: float | None = None
+    """Seconds that the channel's own backoff wants after this error."""
+    said: str = ""
+    """The kind of it: the name of an exception's or an outcome's class."""
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """An attempt (or a lookup) that a processor owns. Times are `ticks.monotonic()` seconds."""
@@ -43,11 +57,15 @@ class Call:
     entered_at: float = 0.0
     value: object = None
     error: BaseException | None = None
+    words: Words | None = None
+    """What was said, in our own words."""
     cause: Cause = "error"
     gave_up: bool = False
     """True: cancelled by a shutdown after it was entered."""
     tried: Change | None = None
     """What was last written for this call alone, if it was: its commit's answer may have been lost."""
+    heard: dict[str, datetime] = field(default_factory=dict)
+    """What was first found to be late, and when: the same each time it is written."""
     reporting: commands.Command | None = field(default=None, repr=False)
     """The report, once made: it must not change when it is written again."""
 
@@ -98,14 +116,30 @@ class Call:
         """The adapter did not answer in time. What it says later does not count."""
         self.cause = "timeout"
 
+    def read(self) -> None:
+        """Put what was said into our own words.
+
+        For the thread that ran the adapter: a text is made by the code of whoever wrote it, which
+        may take for ever.
+        """
+        try:
+            self.words = self._words()
+        except BaseException:  # what was said defends itself against being read
+            self.value, self.error = None, TypeError("what the adapter said cannot be read")
+            self.words = self._words()
+        self.value = self.error = None  # it may have 100 MB
+
+    def kind(self) -> str:
+        """The class of what was said, once the call is over."""
+        if self.words is None:
+            self.read()
+        assert self.words is not None
+        return self.words.said
+
     def command(self, now: datetime) -> commands.Command:
         """The command that closes this call; the same each time it is asked for."""
         if self.reporting is None:
-            try:
-                self.reporting = self._command(now)
-            except BaseException:  # what was said defends itself against being read
-                self.value, self.error = None, TypeError("what the adapter said cannot be read")
-                self.reporting = self._command(now)
+            self.reporting = self._command(now)
         return self.reporting
 
     def _command(self, now: datetime) -> commands.Command:
@@ -114,35 +148,49 @@ class Call:
             return commands.GiveBack(now=now, attempt=number)
         if self.gave_up:
             return commands.Interrupt(now=now, attempt=number)
-        outcome, error = self._outcome()
-        note = _note(outcome)
-        error_type = None if error is None else notes.type_name(error)
+        if self.cause != "timeout" and self.words is None:
+            self.read()
+        words = self._words() if self.cause == "timeout" or self.words is None else self.words
+        note = None if words.text is None else notes.Note(words.text, os.urandom(16))
         if self.is_lookup:
             return commands.Resolve(
-                now=now, outcome=outcome, by="lookup", attempt=number, note=note, error_type=error_type
+                now=now,
+                outcome=words.outcome,
+                by="lookup",
+                attempt=number,
+                note=note,
+                error_type=words.error_type,
             )
-        retry_in = None
-        if error is not None and getattr(self.registration.backoff, "function", None):
-            retry_in = self.registration.wait(self.delivery, number, error)
         still_running = not self.returned and self.cause == "timeout"
         left = max(0.0, self.lease_until - ticks.monotonic())
         return commands.Report(
             now=now,
             attempt=number,
-            outcome=outcome,
-            cause="unknown" if error is None and isinstance(outcome, o.Unknown) else self.cause,
-            error_type=error_type,
+            outcome=words.outcome,
+            cause=words.cause,
+            error_type=words.error_type,
             note=note,
-            retry_in=retry_in,
+            retry_in=words.retry_in,
             not_before=now + timedelta(seconds=left + self.margin) if still_running else None,
         )
 
-    def said(self) -> object:
-        """What the adapter returned or raised, whenever it did."""
-        return self.value if self.error is None else self.error
+    def _words(self) -> Words:
+        said = self.value if self.error is None else self.error
+        outcome, error, text = self._outcome(said)
+        retry_in = None
+        if error is not None and not self.is_lookup and getattr(self.registration.backoff, "function", None):
+            retry_in = self.registration.wait(self.delivery, self.delivery.attempt, error)
+        return Words(
+            outcome=outcome,
+            cause="unknown" if error is None and isinstance(outcome, o.Unknown) else self.cause,
+            error_type=None if error is None else notes.type_name(error),
+            text=None if text is None else _text(text),
+            retry_in=retry_in,
+            said=notes.type_name(said if issubclass(type(said), BaseException) else o.outcome_of(said)),
+        )
 
-    def _outcome(self) -> tuple[o.Outcome, BaseException | None]:
-        """The outcome, and the exception behind it where there was one.
+    def _outcome(self, said: object) -> tuple[o.Outcome, BaseException | None, object]:
+        """The outcome, the exception behind it where there was one, and its text.
 
         Returned or raised, an outcome means the same. For an unsafe adapter, and for a lookup, any
         other exception says nothing about the effect.
@@ -150,31 +198,26 @@ class Call:
         error = self.error
         if self.cause == "timeout":
             error = TimeoutError(f"no answer within {self.timeout:g} s")
-        elif error is None or isinstance(error, o.Outcome):
+        elif error is None or issubclass(type(error), o.Outcome):  # never asking its `__class__`
             try:
-                return self._meant(self.said())
+                return self._meant(said)
             except (TypeError, ValueError) as wrong:
                 error = wrong
         if self.registration.effect == "unsafe" or self.is_lookup:
-            return o.Unknown(error), error
-        return o.Retry(error), error
+            return o.Unknown(), error, error
+        return o.Retry(), error, error
 
-    def _meant(self, said: object) -> tuple[o.Outcome, BaseException | None]:
+    def _meant(self, said: object) -> tuple[o.Outcome, BaseException | None, object]:
         """Raises: TypeError, ValueError where an outcome was meant and something else was said."""
-        if isinstance(said, type) and issubclass(said, o.Outcome):
+        if issubclass(type(said), type) and issubclass(said, o.Outcome):  # type: ignore[arg-type]  # a class
             # calling that success could lose a debt
-            raise TypeError(f"the adapter returned the class {said.__name__}, not an instance")
-        if self.is_lookup and not isinstance(said, o.Outcome):
-            return o.Unknown("the lookup gave no answer"), None  # silence is no success
-        outcome = o.sound(o.outcome_of(said))
+            raise TypeError("the adapter returned the class of an outcome, not an instance")
+        if self.is_lookup and not issubclass(type(said), o.Outcome):
+            return o.Unknown(), None, "the lookup gave no answer"  # silence is no success
+        outcome = o.outcome_of(said)
         behind = getattr(outcome, "error", None)
-        return outcome, behind if isinstance(behind, BaseException) else None
-
-
-def _note(outcome: o.Outcome) -> notes.Note | None:
-    if outcome.text is None:
-        return None
-    return notes.Note(_text(outcome.text), os.urandom(16))
+        error = behind if issubclass(type(behind), BaseException) else None
+        return o.sound(outcome), error, o.text_of(outcome)
 
 
 def _text(value: object) -> str:

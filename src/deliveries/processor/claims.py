@@ -174,6 +174,8 @@ class Claims:
                     due += self._store.backend.claim_lookups(
                         connection, [channel], room - len(due), lease, self._store.deciding_now
                     )
+            for one in due:
+                self._now.told(one.now)
             asked = [one for one in due if one.problem is None and self._may_ask(connection, one)]
             streams = self._store.streams(connection, asked)
         return [

@@ -22,6 +22,7 @@ class Deadlines:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Call]] = []
         self._order = itertools.count()
+        self._room = 64
 
     def add(self, call: Call) -> None:
         """Watch `call` from now on."""
@@ -29,7 +30,7 @@ class Deadlines:
 
     def next(self) -> float:
         """When to look again, monotonic seconds; infinity without a call."""
-        while self._heap and (self._heap[0][2].reported or self._heap[0][2].returned):
+        while self._heap and _is_over(self._heap[0][2]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else float("inf")
 
@@ -46,8 +47,16 @@ class Deadlines:
         return passed
 
     def _push(self, call: Call, since: float) -> None:
+        if len(self._heap) >= self._room:  # those that are over wait behind one that is not: forget them
+            self._heap = [entry for entry in self._heap if not _is_over(entry[2])]
+            heapq.heapify(self._heap)
+            self._room = 2 * len(self._heap) + 64
         heapq.heappush(self._heap, (since + self._allowed(call), next(self._order), call))
 
     @staticmethod
     def _allowed(call: Call) -> float:
         return call.timeout + (LOOP_MARGIN_SECONDS if call.is_async else 0.0)
+
+
+def _is_over(call: Call) -> bool:
+    return call.reported or call.returned

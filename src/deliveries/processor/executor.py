@@ -7,13 +7,17 @@ Whatever an adapter does, its call comes back through `done`, once: returned, ra
 from __future__ import annotations
 
 import asyncio
-import inspect
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from types import CoroutineType
 from typing import Any
 
+from deliveries.core.notes import type_name
 from deliveries.processor.call import Call
+
+_log = logging.getLogger("deliveries")
 
 
 class Executor:
@@ -21,8 +25,9 @@ class Executor:
 
     def __init__(self, done: Callable[[Call], None]) -> None:
         self._gate = threading.Lock()  # a call is entered or withdrawn, never both
-        self._threads = _Threads(self._run, done)
-        self._loop = _Loop(self._run_async, done)
+        self._done = done
+        self._threads = _Threads(self._run, self._over)
+        self._loop = _Loop(self._run_async, self._over)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Start these calls; they begin in this order."""
@@ -51,13 +56,19 @@ class Executor:
         with self._gate:
             return call.enter()
 
+    def _over(self, call: Call) -> None:
+        """The call is over once it is known what was said, which is the adapter's own time."""
+        if call.entered and not call.gave_up:
+            call.read()
+        self._done(call)
+
     def _run(self, call: Call) -> None:
         if not self._enter(call):
             return
         try:
             call.value = call.function(call.delivery, call.attempt)
-            if inspect.iscoroutine(call.value):  # an async adapter that does not look like one
-                call.value = asyncio.run(asyncio.wait_for(call.value, call.timeout))
+            if issubclass(type(call.value), CoroutineType):  # an async adapter that does not look like one
+                call.value = asyncio.run(asyncio.wait_for(call.value, call.timeout))  # type: ignore[arg-type]
         except BaseException as error:
             call.error = error
 
@@ -68,6 +79,8 @@ class Executor:
         try:
             async with scope:
                 call.value = await call.function(call.delivery, call.attempt)
+                if issubclass(type(call.value), CoroutineType):  # an `await` was forgotten: it has not run
+                    call.value = await call.value  # type: ignore[misc]  # a coroutine
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -75,8 +88,9 @@ class Executor:
             else:
                 call.error = error  # the adapter's own doing
         except BaseException as error:
-            if isinstance(error, TimeoutError) and scope.expired():
+            if issubclass(type(error), TimeoutError) and scope.expired():  # never asking its `__class__`
                 call.time_out()
+                call.error = error
             else:
                 call.error = error
 
@@ -126,6 +140,7 @@ class _Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     def submit(self, calls: Sequence[Call]) -> None:
         if self._loop is None:
@@ -142,6 +157,7 @@ class _Loop:
         """Ask the loop to end: cancel, let generators finish, close. A blocked loop is left behind."""
         loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:
+            self._closing = True
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join(timeout=2.0)
 
@@ -150,14 +166,23 @@ class _Loop:
         assert loop is not None
         asyncio.set_event_loop(loop)
         try:
-            loop.run_forever()
+            while not self._closing:
+                self._run_loop(loop)
         finally:
             for task in self._tasks:
                 task.cancel()
-            if self._tasks:
-                loop.run_until_complete(asyncio.wait(self._tasks, timeout=1.0))
+            if left := list(self._tasks):
+                loop.run_until_complete(asyncio.wait(left, timeout=1.0))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
+
+    @staticmethod
+    def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+        """Until it is stopped: by us, or by an adapter, whose neighbours must go on."""
+        try:
+            loop.run_forever()
+        except BaseException as error:  # SystemExit or KeyboardInterrupt in a task that an adapter left
+            _log.error("something that an adapter left on the event loop raised %s", type_name(error))
 
     def _start(self, calls: Sequence[Call]) -> None:
         assert self._loop is not None

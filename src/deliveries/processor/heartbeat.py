@@ -59,10 +59,13 @@ class Heartbeat:
             self._beat_on()
 
     def _beat_on(self) -> None:
-        while not self._stopping.wait(self._lease / 3):
+        pause = self._lease / 3
+        while not self._stopping.wait(pause):
+            pause = self._lease / 3
             try:
                 self.beat()
             except Exception as error:
+                pause = self._lease / 20  # a third later the lease may be over
                 _log.warning("leases were not renewed; trying again: %s", cause(error))
 
     def beat(self) -> None:

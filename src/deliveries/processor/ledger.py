@@ -16,12 +16,11 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from deliveries.core import commands as c
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Status
-from deliveries.core.notes import type_name
 from deliveries.core.stream import Change, Recorded, Stream, advance, replay
 from deliveries.errors import CorruptHistory
 from deliveries.processor.call import Call
@@ -79,9 +78,11 @@ class Ledger:
         """To be written with the next batch."""
         self.alone: list[Call] = []
         """To be written one by one, from the re-read stream."""
+        self.belated: list[Call] = []
+        """Calls that came back after their attempt was closed; what they said is to be kept."""
 
     def __len__(self) -> int:
-        return len(self.finished) + len(self.alone)
+        return len(self.finished) + len(self.alone) + len(self.belated)
 
     def add(self, call: Call) -> None:
         """Take the outcome of a call; it is written by the next batch, or alone if it is a lookup."""
@@ -181,12 +182,14 @@ class Ledger:
             if delivery.status is Status.HELD:
                 self._ask_again(connection, call)
         elif call.entered and not call.gave_up:
-            self._keep(connection, call)
+            # who timed out may have come back meanwhile; what it says then is another fact
+            self._keep(connection, call, "TimeoutError" if call.cause == "timeout" else call.kind())
 
     def _ask_again(self, connection: Connection, call: Call) -> None:
         """The lookup could not tell. Ask later, or leave it to a person."""
         registration, delivery = call.registration, call.delivery
-        seconds, now, outcome = None, self._now(), call.said()
+        seconds, now = None, self._now()
+        outcome = None if call.words is None else call.words.outcome
         if call.lookups < registration.max_lookups:
             asked = msgspec.structs.replace(delivery, endings=call.lookups - 1)
             seconds = registration.wait(asked, call.lookups)
@@ -199,19 +202,30 @@ class Ledger:
         """A call that had timed out came back: its word is evidence."""
         if call.is_lookup:
             return
+        self.belated.append(call)
         try:
-            with self._store.transaction() as connection:
-                self._keep(connection, call)
-        except DBAPIError as error:
-            _log.warning("a late report of delivery %s was not kept: %s", call.delivery.id, cause(error))
+            self.keep()
+        except SQLAlchemyError as error:
+            _log.warning("a late report of delivery %s is not kept yet: %s", call.delivery.id, cause(error))
 
-    def _keep(self, connection: Connection, call: Call) -> None:
+    def keep(self) -> None:
+        """Keep what was said too late, once each, whatever became of the commits before."""
+        for call in list(self.belated):
+            try:
+                with self._store.transaction() as connection:
+                    if not self._store.backend.lock(connection, [call.delivery.id], skip_locked=True):
+                        continue
+                    self._keep(connection, call, call.kind())
+            except IntegrityError:
+                _log.error("delivery %s refuses its late report; left out", call.delivery.id)
+            self.belated.remove(call)
+
+    def _keep(self, connection: Connection, call: Call, said: str) -> None:
         """Keep a report that came too late: a fact that changes nothing."""
-        said = call.said()
-        said = said if isinstance(said, BaseException) else o.outcome_of(said)
-        fact = {"attempt": call.delivery.attempt, "said": type_name(said)}
-        self._store.add_evidence(connection, call.delivery.id, "late_report", fact, self._now())
-        self._summary.late += 1
+        fact = {"attempt": call.delivery.attempt, "said": said}
+        self._summary.late += said not in call.heard
+        at = call.heard.setdefault(said, self._now())
+        self._store.add_evidence(connection, call.delivery.id, "late_report", fact, at)
 
 
 def _is_there(history: list[Recorded], change: Change | None) -> bool:

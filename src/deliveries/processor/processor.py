@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from deliveries.core.events import Attempted
 from deliveries.core.stream import Change
@@ -131,7 +131,11 @@ class Processor:
     def perform(self, id: UUID) -> bool:
         """Attempt one delivery now, if it is due and free; True where it was attempted."""
         with self._serving():
-            started = self._launch_started(self._claims.isolate([id]))
+            started = False
+            try:
+                started = self._launch_started(self._claims.isolate([id]))
+            except DBAPIError as error:  # it may have started: read before anything is said of it
+                self._trouble(error)
             self._pump(until_idle=True)
         return started
 
@@ -166,7 +170,7 @@ class Processor:
         finally:
             if listener is not None:
                 listener.stop()
-            with contextlib.suppress(DBAPIError):
+            with contextlib.suppress(SQLAlchemyError):
                 self._presence.leave()
 
     def _run_in_thread(self) -> None:
@@ -203,6 +207,8 @@ class Processor:
             self._resolve_doubt()
         if self._ledger.alone:
             self._recorded(self._ledger.settle())
+        if self._ledger.belated:
+            self._ledger.keep()
         if stays and monotonic >= self._next_presence:
             self._presence.announce()
             self._next_presence = monotonic + self._settings.lease / 3
@@ -336,7 +342,7 @@ class Processor:
             wake = min(wake, self._next_sweep)
             if self._claims.free():  # without a free slot nothing is claimed, whatever is due
                 wake = min(wake, self._next_poll, *self._soon[:1])
-        if self._ledger.alone or self._failures:
+        if self._ledger.alone or self._ledger.belated or self._failures:
             wake = monotonic + self._settings.retry_after(self._failures)
         if self._stop_at is not None:
             wake = min(wake, max(self._stop_at, monotonic + 0.01))
@@ -369,7 +375,7 @@ class Processor:
         for call in list(self._calls.values()):
             if not call.reported and self._executor.withdraw(call):
                 self._ledger.add(call)
-        if not self._calls and not self._ledger:
+        if not (self._calls or self._ledger or self._doubt):
             return True
         if ticks.monotonic() < stop_at:
             return False
@@ -379,6 +385,9 @@ class Processor:
             ticks.sleep(0.005)
             self._take_back()
         with contextlib.suppress(Exception):  # the sweep of another processor does the rest
+            if self._doubt:
+                self._resolve_doubt()
             self._exchange({})
             self._ledger.settle()
+            self._ledger.keep()
         return True

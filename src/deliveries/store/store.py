@@ -208,7 +208,14 @@ class Store(Reading):
         connection.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(lease_until=until))
 
     def add_evidence(self, connection: Connection, id: UUID, kind: str, fact: object, now: datetime) -> None:
-        """Append a fact that decides nothing, chained to the delivery's other evidence."""
+        """Append a fact that decides nothing, chained to the delivery's other evidence.
+
+        Once: the same fact of the same moment is there already where a commit's answer was lost.
+        """
+        body = msgspec.json.encode(fact)
+        same = (evidence.c.kind == kind, evidence.c.recorded_at == now, evidence.c.body == body)
+        if connection.scalar(select(exists().where(evidence.c.delivery_id == id, *same))):
+            return
         last = connection.execute(
             select(evidence.c.sequence, evidence.c.digest)
             .where(evidence.c.delivery_id == id)
@@ -216,7 +223,6 @@ class Store(Reading):
             .limit(1)
         ).one_or_none()
         sequence, previous = (last.sequence + 1, last.digest) if last else (1, GENESIS)
-        body = msgspec.json.encode(fact)
         row = {
             "delivery_id": id,
             "sequence": sequence,

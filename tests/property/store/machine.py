@@ -62,6 +62,8 @@ class Taken:
     said: str = ""
     told_at: datetime = NOON
     written: bool = False
+    kept: bool = False
+    """What it said too late is evidence already: it is once, however often it is written."""
 
     @property
     def attempt(self) -> int:
@@ -512,7 +514,9 @@ class StoreMachine(RuleBasedStateMachine):
         """A report by itself: applied, there already, or too late."""
         call, debt = taken.call, self.debts[taken.call.delivery.id]
         if not taken.written and not self._applied(taken):
-            debt.evidence += call.entered and not call.gave_up and not call.is_lookup
+            late = call.entered and not call.gave_up and not call.is_lookup
+            debt.evidence += late and not taken.kept
+            taken.kept = late
 
     def _applied(self, taken: Taken) -> bool:
         call, debt, now = taken.call, self.debts[taken.call.delivery.id], self.clock.now()

@@ -45,8 +45,16 @@ def test_without_full_jitter_the_jitter_is_ignored() -> None:
         assert waits(backoff, 5, jitter=0.0) == waits(backoff, 5, jitter=0.9)
 
 
+def test_with_no_draw_full_jitter_waits_its_longest() -> None:
+    assert Backoff.exponential(base=10).delay(3) == 40
+
+
 def test_linear_grows_by_a_step_up_to_its_cap() -> None:
     assert waits(Backoff.linear(5, cap=18), 5) == [5, 10, 15, 18, 18]
+
+
+def test_linear_by_default_ends_at_six_hours() -> None:
+    assert waits(Backoff.linear(10_000), 3) == [10_000, 20_000, 21_600]
 
 
 def test_a_schedule_is_followed_exactly_and_its_last_wait_repeats() -> None:
@@ -77,7 +85,7 @@ def test_a_custom_policy_sees_the_ending_and_the_error() -> None:
 @pytest.mark.parametrize("answer", [-1, float("nan"), float("inf"), None, "5", True, timedelta(-1), 10**400])
 def test_a_custom_policy_that_answers_no_duration_is_told_so(answer: object) -> None:
     backoff = Backoff.custom(lambda endings, error: answer)  # type: ignore[arg-type,return-value]
-    with pytest.raises(ValueError, match="backoff"):
+    with pytest.raises(ValueError, match=r"^backoff "):
         backoff.delay(1)
 
 
@@ -98,26 +106,26 @@ def test_no_policy_waits_longer_than_thirty_days(backoff: Backoff, endings: int)
 
 
 @pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), "5", None, True, timedelta(seconds=-1)])
-def test_durations_that_are_none_are_refused(bad: object) -> None:
-    for make in (
-        lambda: Backoff.exponential(base=bad),  # type: ignore[arg-type]
-        lambda: Backoff.exponential(cap=bad),  # type: ignore[arg-type]
-        lambda: Backoff.linear(bad),  # type: ignore[arg-type]
-        lambda: Backoff.linear(1, cap=bad),  # type: ignore[arg-type]
-        lambda: Backoff.schedule([1, bad]),  # type: ignore[list-item]
+def test_durations_that_are_none_are_refused_by_name(bad: object) -> None:
+    for name, make in (
+        ("base", lambda: Backoff.exponential(base=bad)),  # type: ignore[arg-type]
+        ("cap", lambda: Backoff.exponential(cap=bad)),  # type: ignore[arg-type]
+        ("step", lambda: Backoff.linear(bad)),  # type: ignore[arg-type]
+        ("cap", lambda: Backoff.linear(1, cap=bad)),  # type: ignore[arg-type]
+        ("delays", lambda: Backoff.schedule([1, bad])),  # type: ignore[list-item]
     ):
-        with pytest.raises(ValueError, match="must be"):
+        with pytest.raises(ValueError, match=f"^{name} must be"):
             make()
 
 
 @pytest.mark.parametrize("factor", [0.99, 0, -2, float("nan"), float("inf")])
 def test_a_factor_that_would_shrink_or_explode_is_refused(factor: float) -> None:
-    with pytest.raises(ValueError, match="factor"):
+    with pytest.raises(ValueError, match=r"^factor must be"):
         Backoff.exponential(factor=factor)
 
 
 def test_an_empty_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match=r"^a backoff schedule needs at least one"):
         Backoff.schedule([])
 
 

@@ -6,7 +6,9 @@ import hashlib
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
+import msgspec
 import pytest
+from msgspec import structs
 
 from deliveries.core import codec
 from deliveries.core import events as e
@@ -112,10 +114,54 @@ def test_the_public_names_never_change() -> None:
     } == codec.REGISTERED
 
 
+LEFT_OUT: dict[type[e.Event], dict[str, object]] = {
+    e.Scheduled: {"priority": 5, "tenant": "", "tags": ()},
+    e.Rescheduled: {},
+    e.Attempted: {},
+    e.Failed: {"cause": "error"},
+    e.Interrupted: {"cause": "crashed"},
+    e.Held: {"lookup": False},
+    e.CancelRequested: {"cause": "operator"},
+    e.Succeeded: {"by": "adapter"},
+    e.Suppressed: {"by": "operator"},
+    e.Cancelled: {"outcome_unknown": False},
+    e.Exhausted: {"outcome_unknown": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant"), LEFT_OUT.items(), ids=lambda value: getattr(value, "__name__", "")
+)
+def test_what_a_body_leaves_out_means_the_same_for_ever(
+    kind: type[e.Event], meant: dict[str, object]
+) -> None:
+    """Pinned: rows were written that rely on it. Everything that may be missing but is not named: None."""
+    defaults = {
+        field.name: field.default for field in structs.fields(kind) if field.default is not msgspec.NODEFAULT
+    }
+    assert {name: default for name, default in defaults.items() if default is not None} == meant
+
+
+def test_what_a_body_leaves_out_is_filled_in() -> None:
+    assert codec.decode("Succeeded", 1, b'{"attempt":1}') == e.Succeeded(attempt=1, by="adapter")
+    scheduled_body = codec.encode(scheduled())
+    assert b"priority" not in scheduled_body
+    assert codec.decode("Scheduled", 1, scheduled_body) == scheduled(priority=5, tenant="", tags=())
+
+
+@pytest.mark.parametrize("event", [event for event, _ in GOLDEN], ids=lambda event: type(event).__name__)
+def test_what_has_happened_cannot_be_changed(event: e.Event) -> None:
+    for field in structs.fields(event):
+        with pytest.raises(AttributeError):
+            setattr(event, field.name, None)
+
+
 @pytest.mark.parametrize("kind", e.EVENTS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("version", [-1, 0, 2, 99, 2**63])
 def test_versions_that_this_library_does_not_know(kind: type[e.Event], version: int) -> None:
-    with pytest.raises(UnreadableEvent, match="version of the future"):
+    with pytest.raises(
+        UnreadableEvent, match=f"^'{kind.__name__}' version {version} is a version of the future$"
+    ):
         codec.decode(kind.__name__, version, b"{}")
 
 
@@ -138,13 +184,12 @@ def test_versions_that_this_library_does_not_know(kind: type[e.Event], version: 
         "Ѕcheduled",  # noqa: RUF001 - a Cyrillic letter that looks like ours
         "x" * 1_000_000,
     ],
-    ids=lambda name: ascii(name[:20]),
+    ids=lambda name: ascii(name[:20]).replace("\\", "/"),
 )
 def test_hostile_names_are_unreadable_and_nothing_else(name: str) -> None:
     with pytest.raises(UnreadableEvent) as caught:
         codec.decode(name, 1, b"{}")
-    assert "unknown type" in str(caught.value)
-    assert len(str(caught.value)) < 1_000
+    assert str(caught.value) == f"{name[:80]!r} version 1 is an unknown type"
 
 
 @pytest.mark.parametrize(
@@ -181,11 +226,33 @@ def test_hostile_names_are_unreadable_and_nothing_else(name: str) -> None:
         b"[" * 1_000_000,
         b'{"note":' * 1_000_000,
     ],
-    ids=lambda body: ascii(body[-40:]),
+    ids=lambda body: ascii(body[-40:]).replace("\\", "/"),
 )
 def test_bodies_that_are_not_what_they_should_be(body: bytes) -> None:
     with pytest.raises(UnreadableEvent, match=r"^Failed version 1: "):
         codec.decode("Failed", 1, body)
+
+
+@pytest.mark.parametrize("field", ["timeout", "retry_in"])
+@pytest.mark.parametrize("seconds", ["-0.001", "-1", "31622400.1", "1e30"])
+def test_durations_below_nothing_or_above_a_leap_year_are_unreadable(field: str, seconds: str) -> None:
+    rules = {"timeout": "30.0", "retry_in": "60.0"}
+    old, new = f'"{field}":{rules[field]}'.encode(), f'"{field}":{seconds}'.encode()
+    body = codec.encode(attempted(1))
+    assert body.count(old) == 1
+    with pytest.raises(UnreadableEvent, match=field):
+        codec.decode("Attempted", 1, body.replace(old, new))
+
+
+def test_durations_from_nothing_to_a_leap_year_are_read() -> None:
+    event = attempted(1, timeout=366 * 86_400.0, retry_in=0.0)
+    assert codec.decode("Attempted", 1, codec.encode(event)) == event
+
+
+def test_a_rule_that_this_library_does_not_know_is_unreadable() -> None:
+    body = codec.encode(attempted(1)).replace(b'"rules":{', b'"rules":{"max_sorrow":1,')
+    with pytest.raises(UnreadableEvent, match="max_sorrow"):
+        codec.decode("Attempted", 1, body)
 
 
 @pytest.mark.parametrize("number", [b"1e400", b"Infinity", b"NaN", b"null", b"true", b'"1"'])

@@ -63,10 +63,11 @@ def test_a_class_that_will_not_tell_its_name_is_named_all_the_same() -> None:
         'password: "hunter2 never closed',
         '{\\"token\\": \\"hunter2\\"}',
         "postgres://u:" + "hunter2" * 900 + "@h",
+        "postgres://u:/" + "hunter2" * 900 + "@h",
         'password="' + "hunter2" * 900 + '"',
         "password=[redacted-hunter2",
     ],
-    ids=lambda text: text[:24],
+    ids=lambda text: text[:24].replace("\\", "/"),
 )
 def test_no_secret_is_kept_and_cleaning_twice_changes_nothing(text: str) -> None:
     cleaned = clean(text)
@@ -85,7 +86,7 @@ def test_a_predecessor_of_another_length_is_no_digest(length: int) -> None:
     ("name", "body"),
     [
         ("Failed", b'{"attempt":1,"due_at":"2024-01-01T00:00:00"}'),
-        ("Attempted", codec.encode(attempted()).replace(b'"timeout":', b'"timeout":1e30')),
+        ("Attempted", codec.encode(attempted()).replace(b'"timeout":30.0', b'"timeout":1e30')),
     ],
     ids=["a naive instant", "a timeout for ever"],
 )

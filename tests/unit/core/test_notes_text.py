@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import unicodedata
 
 import pytest
 
@@ -28,10 +29,23 @@ def test_plain_text_stays_as_it_is() -> None:
         ("\ud800", "\\ud800"),
         ("\udfff", "\\udfff"),
     ],
-    ids=ascii,
+    ids=lambda text: ascii(text).replace("\\", "/"),
 )
 def test_what_a_database_or_a_terminal_would_choke_on_is_spelled_out(character: str, shown: str) -> None:
     assert clean(f"a{character}b") == f"a{shown}b"
+
+
+def test_whatever_has_no_shape_or_turns_text_around_is_spelled_out() -> None:
+    """Control characters but tab and line feed, separators, surrogates, and the bidirectional controls."""
+    shapeless = {
+        character
+        for character in map(chr, range(0x10000))
+        if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}
+        or unicodedata.bidirectional(character)
+        in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    } - {"\t", "\n"}
+    for character in shapeless | set("\u200b\u200c\u200d\u200e\u200f\ufeff"):
+        assert clean(character) == f"\\u{ord(character):04x}"
 
 
 def test_a_cleaned_text_can_be_stored_and_read_back() -> None:
@@ -47,9 +61,24 @@ def test_a_short_text_is_not_cut_at_the_limit() -> None:
     assert clean("x" * MAX_TEXT) == "x" * MAX_TEXT
 
 
+def test_a_password_that_the_cut_parts_from_its_host_is_redacted_and_nothing_else_is() -> None:
+    shouted = "no answer from postgres://ann:" + "hunter2" * MAX_TEXT + "@db"
+    assert clean(shouted) == "no answer from postgres://ann:[redacted]…"
+
+
 @pytest.mark.parametrize("length", [MAX_TEXT + 1, MAX_TEXT * 2, MAX_TEXT * 2 + 1, 10**8])
 def test_a_long_text_is_cut_and_marked(length: int) -> None:
     assert clean("x" * length) == "x" * (MAX_TEXT - 1) + "…"
+
+
+def test_the_limits_are_the_documented_ones() -> None:
+    assert (MAX_TEXT, MAX_NAME) == (2_000, 200)
+
+
+def test_twice_the_limit_is_read_and_what_stands_beyond_is_cut() -> None:
+    token = "token=" + "x" * (MAX_TEXT * 2 - len("token="))
+    assert clean(token) == "token=[redacted]"
+    assert clean(f"{token} beyond") == "token=[redacted]…"
 
 
 def test_a_text_that_grows_when_cleaned_is_cut_too() -> None:
@@ -67,6 +96,17 @@ def test_a_hundred_megabytes_of_junk_are_bounded() -> None:
     [
         ("postgresql://ann:hunter2@db.example/x is down", "hunter2"),
         ("redis://:hunter2@cache:6379", "hunter2"),
+        ("HTTPS://ann:hunter2@api.example", "hunter2"),
+        ("BEARER hunter2hunter2", "hunter2"),
+        ("basic hunter2hunter2", "hunter2"),
+        ("Authorization: Bearer hunter2", "hunter2"),
+        ("Authorization: Basic hunter2", "hunter2"),
+        ("Authorization: Digest hunter2", "hunter2"),
+        ("pass=hunter2", "hunter2"),
+        ("passphrase: hunter2", "hunter2"),
+        ("pk_live_hunter2", "hunter2"),
+        ("rk_live_hunter2", "hunter2"),
+        ("xoxp-1234-hunter2", "hunter2"),
         ("connect to amqps+ssl://a:hunter2@mq and to http://b:hunter2@web", "hunter2"),
         ("Authorization: Bearer eyJhbGciOi.J9-_~+/=", "eyJhbGciOi"),
         ("authorization: basic dXNlcjpodW50ZXIy", "dXNlcjpodW50ZXIy"),
@@ -101,6 +141,7 @@ def test_what_is_no_secret_survives_beside_one() -> None:
     "text",
     [
         "https://example.com:8080/path is down",
+        "https://example.com:8080/@ann is gone",
         "ValueError: 3 tokens expected",
         "the password was refused",
         "basic auth is refused here",

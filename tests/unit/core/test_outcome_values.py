@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 
 import pytest
 
@@ -50,6 +52,51 @@ def test_every_outcome_keeps_its_text(outcome: o.Outcome) -> None:
     assert str(outcome) in repr(outcome)
 
 
+@pytest.mark.parametrize(
+    "say",
+    [
+        o.Delivered,
+        o.Retry,
+        o.Cancel,
+        o.Bounced,
+        o.Discard,
+        o.Suppress,
+        o.Unknown,
+        o.NotDone,
+        lambda text: o.Snooze(5, reason=text),
+    ],
+)
+def test_what_an_outcome_was_told_is_its_text(say: Callable[[str], o.Outcome]) -> None:
+    outcome = say("250 ok")
+    assert (outcome.text, str(outcome), outcome.args) == ("250 ok", "250 ok", ("250 ok",))
+
+
+def test_a_receipt_and_an_error_can_be_read_back() -> None:
+    error = ValueError("503")
+    assert o.Delivered({"id": 1}).receipt == {"id": 1}
+    assert o.Retry(error).error is error
+
+
+def test_a_subclass_that_forgets_our_constructor_says_nothing() -> None:
+    class Forgetful(o.Retry):
+        def __init__(self) -> None:
+            pass
+
+    class Sleepy(o.Snooze):
+        def __init__(self) -> None:
+            pass
+
+    assert (Forgetful().text, Forgetful().error, Forgetful().after) == (None, None, None)
+    assert o.sound(Forgetful()) == o.Retry()
+    assert (Sleepy().text, Sleepy().for_, Sleepy().until) == (None, None, None)
+    with pytest.raises(ValueError, match="exactly one"):
+        o.sound(Sleepy())
+
+
+def test_an_outcome_shows_what_it_holds() -> None:
+    assert repr(o.Retry("503", after=5)) == "Retry(text='503', error='503', after=5.0)"
+
+
 def test_saying_nothing_keeps_nothing() -> None:
     assert o.Cancel().text is None
     assert str(o.Cancel()) == ""
@@ -83,16 +130,74 @@ def test_a_wait_that_is_no_duration_is_refused(bad: object) -> None:
         o.Snooze(bad)  # type: ignore[arg-type]
 
 
+def test_what_is_no_duration_is_named_by_its_type() -> None:
+    with pytest.raises(ValueError, match=r"^after must be seconds or a timedelta, not Decimal$"):
+        o.Retry(after=Decimal(5))  # type: ignore[arg-type]
+
+
 def test_a_snooze_takes_exactly_one_time() -> None:
-    with pytest.raises(ValueError, match="exactly one"):
+    with pytest.raises(ValueError, match=r"^Snooze takes exactly one of for_ and until$"):
         o.Snooze()
-    with pytest.raises(ValueError, match="exactly one"):
+    with pytest.raises(ValueError, match=r"^Snooze takes exactly one of for_ and until$"):
         o.Snooze(5, until=NOW)
 
 
 def test_a_snooze_until_a_naive_time_is_refused() -> None:
-    with pytest.raises(ValueError, match="aware"):
+    with pytest.raises(ValueError, match=r"^until .* aware"):
         o.Snooze(until=NOW.replace(tzinfo=None))
+
+
+def test_a_snooze_until_a_time_that_utc_cannot_tell_is_refused() -> None:
+    first_day_in_the_east = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
+    with pytest.raises(ValueError, match=r"^until is out of range"):
+        o.Snooze(until=first_day_in_the_east)
+
+
+def test_a_snooze_until_elsewhere_is_kept_in_utc() -> None:
+    snooze = o.Snooze(until=NOW.astimezone(timezone(timedelta(hours=14))))
+    assert (snooze.until, snooze.for_) == (NOW, None)
+    assert snooze.until is not None
+    assert snooze.until.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: o.Retry("503"),
+        lambda: o.Retry("503", after=5),
+        lambda: o.Snooze(5),
+        lambda: o.Snooze(until=NOW),
+        lambda: o.Cancel("no such user"),
+    ],
+)
+def test_an_outcome_that_nobody_meddled_with_is_sound(make: Callable[[], o.Outcome]) -> None:
+    """What is decided from is made anew, exactly of our kind and without the text."""
+    outcome = make()
+    sound = o.sound(outcome)
+    assert type(sound) is type(outcome)
+    assert sound.text is None
+    kept = {name: value for name, value in vars(outcome).items() if name not in ("text", "error")}
+    assert {name: vars(sound)[name] for name in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (lambda: o.Retry("503", after=5), {"after": -1}),
+        (lambda: o.Retry("503", after=5), {"after": "soon"}),
+        (lambda: o.Snooze(5), {"for_": float("nan")}),
+        (lambda: o.Snooze(5), {"for_": None}),
+        (lambda: o.Snooze(5), {"until": NOW}),
+        (lambda: o.Snooze(until=NOW), {"until": NOW.replace(tzinfo=None)}),
+    ],
+)
+def test_an_outcome_changed_into_nonsense_is_refused(
+    make: Callable[[], o.Outcome], changes: dict[str, object]
+) -> None:
+    outcome = make()
+    vars(outcome).update(changes)
+    with pytest.raises(ValueError, match=r"must be|exactly one"):
+        o.sound(outcome)
 
 
 @pytest.mark.parametrize(

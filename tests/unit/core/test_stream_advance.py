@@ -87,6 +87,15 @@ def test_the_note_travels_beside_the_event() -> None:
     assert NOTE.text.encode() not in change.recorded.body
 
 
+def test_a_text_whose_digest_no_event_holds_is_not_kept() -> None:
+    """Nobody could prove later that it is the text of then."""
+    history = recorded(SCHEDULE, START_ATTEMPT)
+    change = advance(replay(history), c.Interrupt(now=at(2), attempt=1, note=NOTE))
+    assert change is not None
+    assert isinstance(change.event, e.Interrupted)
+    assert change.note is None
+
+
 def test_a_replay_is_where_the_stream_left_off() -> None:
     walked = life("attempts spent", DETOURS)
     stream = START

@@ -1,0 +1,42 @@
+"""The other modules of this example as processes."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE_SECONDS = 30.0
+ROOT = Path(__file__).parents[2]
+
+
+class Process(subprocess.Popen[str]):
+    """A module of this example with these arguments; gone at the end of the `with`."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", f"{__package__}.{module}", *arguments]
+        super().__init__(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+    def says(self) -> str:
+        """The next line that it prints."""
+        assert self.stdout is not None
+        said = select.select([self.stdout], [], [], PATIENCE_SECONDS)[0] and self.stdout.readline().strip()
+        if not said:
+            raise TimeoutError("it did not start")
+        return said
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+        self.communicate()
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Look again and again until `condition` holds. Raises: TimeoutError."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"in vain: {what}")
+        time.sleep(0.02)
