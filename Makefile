@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test chaos crash check format docs bench mutate clean
+.PHONY: demo test simulate chaos crash check format docs bench mutate clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -19,6 +19,9 @@ demo: $(READY)  ## The main job, end to end, on an embedded SQLite file
 
 test: $(READY)  ## All tests
 	$(BIN)/pytest -n auto --dist worksteal
+
+simulate: $(READY)  ## N histories of everything at once, on a store that fails: N=10000 SEED=0, or ONLY=seed
+	PYTHONPATH=tests $(BIN)/python -m simulation $(or $(N),10000) --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
 
 chaos: N = 50000
 chaos: MINUTES = 6
