@@ -64,6 +64,8 @@ class Registration:
                 )
         if not callable(self.function):
             raise InvalidAdapter(f"adapter for {self.channel!r} is not callable")
+        if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function):
+            raise InvalidAdapter(f"adapter for {self.channel!r} is a generator: its body would not run")
         for name, least in (
             ("max_attempts", 1),
             ("max_interruptions", 1),

@@ -21,6 +21,9 @@ from deliveries.errors import CallerError, DatabaseMoved, EngineNotConfigured
 BUSY_TIMEOUT_SECONDS = 10.0
 """How long a statement waits for another process's write transaction."""
 
+OLDEST = (3, 37, 0)
+"""The first SQLite with strict tables."""
+
 READ_ONLY = "deliveries_read_only"
 """Execution option: the transaction only reads, so it begins DEFERRED and waits for no writer."""
 
@@ -35,11 +38,15 @@ def configure(engine: Engine | AsyncEngine) -> None:
     configured already; on other databases this does nothing. A session that only reads may say
     `connection.execution_options(deliveries_read_only=True)` to not wait for writers.
 
-    Raises: CallerError if the engine has connections already.
+    Raises: CallerError if the engine has connections already, or where SQLite is too old.
     """
     sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     if sync.dialect.name != "sqlite" or event.contains(sync, "begin", _begin):
         return
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise CallerError(
+            f"SQLite {'.'.join(map(str, OLDEST))} or newer is needed, not {sqlite3.sqlite_version}"
+        )
     if getattr(sync.pool, "checkedout", int)() or getattr(sync.pool, "checkedin", int)():
         raise CallerError("configure the SQLite engine before its first connection")
     event.listen(sync, "connect", _connect)

@@ -210,6 +210,27 @@ def test_what_cannot_be_called_is_refused(nowhere: Deliveries, function: Any) ->
         nowhere.adapter("sms")(function)
 
 
+def test_an_adapter_whose_body_would_not_run_is_refused() -> None:
+    app = Deliveries("sqlite://")
+
+    def lazy(delivery: Any, attempt: Any) -> Any:
+        yield 1
+
+    async def lazier(delivery: Any, attempt: Any) -> Any:
+        yield 1
+
+    for adapter in (lazy, lazier):
+        with pytest.raises(InvalidAdapter, match="generator"):
+            app.adapter("email")(adapter)
+    app.close()
+
+
+def test_an_sqlite_without_strict_tables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 36, 0))
+    with pytest.raises(CallerError, match=r"3\.37\.0 or newer"):
+        Deliveries("sqlite://")
+
+
 def test_a_channel_has_one_adapter(nowhere: Deliveries) -> None:
     with pytest.raises(InvalidAdapter, match="already"):
         nowhere.adapter("email")(done)

@@ -129,6 +129,8 @@ class Ground:
     def under(self, world: World) -> Iterator[None]:
         """Time, ids and the driver's luck belong to `world`."""
         was = ticks.monotonic, ticks.sleep, scheduling.uuid7
+        level = _log.level
+        _log.setLevel(logging.CRITICAL)  # what goes wrong here is wanted
         world.position = self.clear()
         self.world, self.clock.scheduler, self.driver.saboteur = world, world.scheduler, world
         ticks.monotonic, ticks.sleep = self.clock.monotonic, world.scheduler.sleep
@@ -137,6 +139,7 @@ class Ground:
             yield
         finally:
             world.scheduler.end()
+            _log.setLevel(level)
             ticks.monotonic, ticks.sleep, scheduling.uuid7 = was
             self.world, self.clock.scheduler, self.driver.saboteur = None, None, Peace()
 
@@ -513,4 +516,4 @@ _TROUBLES = (
     "fails after",
 )
 
-logging.getLogger("deliveries").setLevel(logging.CRITICAL)
+_log = logging.getLogger("deliveries")

@@ -381,6 +381,17 @@ def n2_a_lease_is_exclusive(histories: Histories, leases: Iterable[Leased]) -> I
             yield Finding("N2", following.version, text, id)
 
 
+def n3_a_late_word_changes_nothing(
+    before: tuple[Record, Any], after: tuple[Record, Any]
+) -> Iterator[Finding]:
+    """Stream and row are the same before and after somebody whose lease was taken over has spoken."""
+    (stream, row), (later, now) = before, after
+    if [one.digest for one in stream] != [one.digest for one in later]:
+        yield Finding("N3", len(later), f"{len(stream)} events before, {len(later)} after, or others")
+    if row != now:
+        yield Finding("N3", len(later), "the row differs")
+
+
 def e1_one_key_for_all_attempts(histories: Histories, calls: Iterable[Called]) -> Iterator[Finding]:
     """One idempotency key for all attempts of a delivery, no two deliveries' the same.
 

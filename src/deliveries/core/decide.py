@@ -105,7 +105,8 @@ def _report(delivery: Delivery, command: c.Report) -> e.Event | None:
         return e.Suppressed(attempt=delivery.attempt, by="adapter", note=_note(command))
     if isinstance(outcome, o.Snooze):
         return _snoozed(delivery, command, outcome)
-    return _final(delivery, command, outcome) or _failed(delivery, command, command.cause)
+    cause: Literal["error", "timeout"] = "timeout" if command.cause == "timeout" else "error"
+    return _final(delivery, command, outcome) or _failed(delivery, command, cause)
 
 
 def _snoozed(delivery: Delivery, command: c.Report, outcome: o.Snooze) -> e.Event:

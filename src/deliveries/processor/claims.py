@@ -132,7 +132,7 @@ class Claims:
                 change = self.start(id)
             except (IntegrityError, DataError, OverflowError):
                 with self._store.transaction() as connection:
-                    put_aside(self._store, connection, [id])
+                    put_aside(self._store, connection, [id], "the database refuses its attempt")
             else:
                 started += [change] if change is not None else []
         self._asked_at = began
@@ -154,8 +154,7 @@ class Claims:
                 if change is not None:
                     return change
                 problem = f"it is {one.delivery.status}"
-        _log.error("delivery %s cannot start: %s", one.id, problem)
-        put_aside(self._store, connection, [one.id])
+        put_aside(self._store, connection, [one.id], f"it cannot start: {problem}")
         return None
 
     # -- lookups -------------------------------------------------------------------------------

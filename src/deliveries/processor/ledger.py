@@ -24,7 +24,7 @@ from deliveries.core.delivery import Status
 from deliveries.core.stream import Change, Recorded, Stream, advance, replay
 from deliveries.errors import CorruptHistory
 from deliveries.processor.call import Call
-from deliveries.processor.sweep import put_aside
+from deliveries.processor.sweep import OUT_OF_STEP, put_aside
 from deliveries.store.failures import cause
 from deliveries.store.rows import Write
 from deliveries.store.store import Store
@@ -134,9 +134,8 @@ class Ledger:
                         continue
                     change = self._settle(connection, call)
             except IntegrityError:
-                _log.error("delivery %s refuses its outcome; put aside", call.delivery.id)
                 with self._store.transaction() as connection:
-                    put_aside(self._store, connection, [call.delivery.id])
+                    put_aside(self._store, connection, [call.delivery.id], "the database refuses its outcome")
                 change = None
             self.alone.remove(call)
             if change is not None:
@@ -149,8 +148,7 @@ class Ledger:
         try:
             stream = replay(history)
         except CorruptHistory as error:
-            _log.error("delivery %s is put aside: its history is corrupt: %s", call.delivery.id, error)
-            put_aside(self._store, connection, [call.delivery.id])
+            put_aside(self._store, connection, [call.delivery.id], f"its history is corrupt: {error}")
             return None
         command = call.command(self._now())
         for known in (call.tried, advance(call.stream, command)):
@@ -162,7 +160,7 @@ class Ledger:
         elif not self._store.backend.append(
             connection, [self._write(call, change)], self._store.deciding_now
         ):
-            put_aside(self._store, connection, [call.delivery.id])
+            put_aside(self._store, connection, [call.delivery.id], OUT_OF_STEP)
             return None
         return change
 

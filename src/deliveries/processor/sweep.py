@@ -25,6 +25,8 @@ PAGE = 200
 ASIDE_SECONDS = 3_600.0
 """How long a stream that makes no sense is left alone."""
 
+OUT_OF_STEP = "the row is out of step with its events"
+
 _log = logging.getLogger("deliveries")
 
 
@@ -35,36 +37,37 @@ def sweep(store: Store, page: int = PAGE) -> list[Change]:
         if not ids:
             return []
         now = store.now(connection)
-        changes = [
-            change
-            for id, history in store.histories(connection, ids).items()
-            if (change := close(id, history, now)) is not None
-        ]
+        changes, aside = [], set()
+        for id, history in store.histories(connection, ids).items():
+            try:
+                change = close(history, now)
+            except CorruptHistory as error:
+                put_aside(store, connection, [id], f"its history is corrupt: {error}")
+                aside.add(id)
+            else:
+                changes += [change] if change is not None else []
         written: set[UUID] = set()
         if changes:
             writes = [store.write_of(change) for change in changes]
             written = store.backend.append(connection, writes, store.deciding_now)
-        put_aside(store, connection, [id for id in ids if id not in written])
+        put_aside(store, connection, [id for id in ids if id not in written | aside], OUT_OF_STEP)
     return [change for change in changes if change.after.id in written]
 
 
-def close(id: UUID, history: list[Recorded], now: datetime) -> Change | None:
-    """What ends the open attempt of `history`, or the pending delivery past its deadline."""
-    try:
-        stream = replay(history)
-        delivery = stream.delivery
-        if delivery is None:
-            return None
-        if delivery.status is Status.ATTEMPTING:
-            return advance(stream, c.Interrupt(now=now, attempt=delivery.attempt))
-        return advance(stream, c.Expire(now=now))
-    except CorruptHistory as error:  # also where nothing can be chained to its last digest
-        _log.error("delivery %s is put aside: its history is corrupt: %s", id, error)
-        return None
+def close(history: list[Recorded], now: datetime) -> Change | None:
+    """What ends the open attempt of `history`, or the pending delivery past its deadline.
+
+    Raises: CorruptHistory, also where nothing can be chained to its end.
+    """
+    stream = replay(history)
+    delivery = stream.delivery
+    if delivery is not None and delivery.status is Status.ATTEMPTING:
+        return advance(stream, c.Interrupt(now=now, attempt=delivery.attempt))
+    return advance(stream, c.Expire(now=now))
 
 
-def put_aside(store: Store, connection: Connection, ids: list[UUID]) -> None:
-    """Leave rows alone for a while whose stream could not be closed, so that a page moves on."""
+def put_aside(store: Store, connection: Connection, ids: list[UUID], why: str) -> None:
+    """Leave rows alone for a while of which nothing can be made, so that a page moves on."""
     if ids:
-        _log.error("rows out of step with their events: %s", ", ".join(map(str, ids)))
+        _log.error("put aside: %s: %s", ", ".join(map(str, ids)), why)
         store.put_aside(connection, ids, ASIDE_SECONDS)

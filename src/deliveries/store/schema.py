@@ -40,6 +40,10 @@ SCHEMA_VERSION = 1
 """Raised by one whenever a table, a trigger or an index changes."""
 
 
+_UUID, _DIGITS = Uuid(), Text()  # made once: SQLAlchemy asks for them with every list of values
+_TIMESTAMP, _MICROSECONDS = postgresql.TIMESTAMP(timezone=True), Integer()
+
+
 class Instant(TypeDecorator[datetime]):
     """A UTC instant: `timestamptz` on PostgreSQL, microseconds since 1970 on SQLite.
 
@@ -50,9 +54,7 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
-        return dialect.type_descriptor(Integer())
+        return _TIMESTAMP if dialect.name == "postgresql" else _MICROSECONDS
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         if value is None or dialect.name == "postgresql":
@@ -72,7 +74,7 @@ class Id(TypeDecorator[UUID]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        return dialect.type_descriptor(Uuid() if dialect.name == "postgresql" else Text())
+        return _UUID if dialect.name == "postgresql" else _DIGITS
 
     def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
         return value if value is None or dialect.name == "postgresql" else value.hex
