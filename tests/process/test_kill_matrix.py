@@ -18,7 +18,7 @@ from crash.shop import application
 from crash.world import World
 from crash.zygote import Zygote
 
-SIGNS = {"KILL": 10, "TERM": 2, "TERM TERM": 1}
+SIGNS = {"KILL": 10, "STOP": 1, "TERM": 2, "TERM TERM": 1}
 
 
 @pytest.fixture(scope="module")
