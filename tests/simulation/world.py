@@ -31,6 +31,7 @@ from deliveries.processor.heartbeat import Heartbeat
 from deliveries.processor.processor import Processor
 from deliveries.processor.settings import Settings
 from deliveries.store.backend import Backend
+from deliveries.store.rows import recorded_of
 from deliveries.store.schema import contents, deliveries, events, evidence, notes, workers
 from deliveries.store.store import Store
 from simulation.driver import Faulty, Peace
@@ -434,19 +435,7 @@ class World:
             rows = connection.execute(
                 select(events).where(events.c.position > last).order_by(events.c.position)
             )
-            self.seen += [
-                Recorded(
-                    delivery_id=row.delivery_id,
-                    version=row.version,
-                    type=row.type,
-                    schema_version=row.schema_version,
-                    recorded_at=row.recorded_at,
-                    body=row.body,
-                    digest=row.digest,
-                    position=row.position,
-                )
-                for row in rows
-            ]
+            self.seen += map(recorded_of, rows)
 
     # -- the world outside ---------------------------------------------------------------------
 

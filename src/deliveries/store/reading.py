@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, select, tuple_
 from deliveries.core.delivery import Delivery
 from deliveries.core.stream import Recorded, Stream, replay
 from deliveries.errors import CorruptHistory, DeliveryNotFound
-from deliveries.store.rows import DELIVERY_COLUMNS, Claimed, Contents, delivery_of, with_contents
+from deliveries.store.rows import DELIVERY_COLUMNS, Claimed, Contents, delivery_of, recorded_of, with_contents
 from deliveries.store.schema import contents, deliveries, events, evidence, notes
 
 KEYS_PER_STATEMENT = 500
@@ -53,19 +53,7 @@ class Reading:
         if not found:
             return found
         for row in connection.execute(_HISTORIES, {"ids": list(found)}):
-            found[row.delivery_id].append(
-                Recorded(
-                    delivery_id=row.delivery_id,
-                    version=row.version,
-                    type=row.type,
-                    schema_version=row.schema_version,
-                    recorded_at=row.recorded_at,
-                    body=row.body,
-                    digest=row.digest,
-                    position=row.position,
-                    note=row.text,
-                )
-            )
+            found[row.delivery_id].append(recorded_of(row, row.text))
         return found
 
     def streams(

@@ -140,6 +140,21 @@ def claimed_of(row: Any, now: datetime) -> Claimed:
     return Claimed(row.id, Stream(delivery, row.digest, row.recorded_at), now, row.lookups)
 
 
+def recorded_of(row: Any, note: str | None = None) -> Recorded:
+    """The event in a row of `delivery_events`, with the text beside it."""
+    return Recorded(
+        delivery_id=row.delivery_id,
+        version=row.version,
+        type=row.type,
+        schema_version=row.schema_version,
+        recorded_at=row.recorded_at,
+        body=row.body,
+        digest=row.digest,
+        position=row.position,
+        note=note,
+    )
+
+
 def encode_tags(tags: tuple[str, ...]) -> str | None:
     """Tags as a JSON text, None for none."""
     return msgspec.json.encode(tags).decode() if tags else None
