@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from msgspec import Struct
@@ -200,7 +200,7 @@ _SAY: dict[type[e.Event], Any] = {
 
 
 def _time(at: datetime) -> str:
-    return at.strftime("%Y-%m-%d %H:%M:%S.%f")[:23] + "Z"
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:23] + "Z"
 
 
 def _span(wait: timedelta) -> str:

@@ -203,7 +203,8 @@ class Store(Reading):
         return Write(change, lease_owner, lease_seconds, rules.retry_in if asked and rules else None)
 
     def put_aside(self, connection: Connection, ids: Sequence[UUID], seconds: float) -> None:
-        """Keep sweeps away from these rows for `seconds`."""
+        """Keep sweeps and claims away from these rows for `seconds`; not from those that others hold."""
+        ids = list(self.backend.lock(connection, ids, skip_locked=True))
         until = self.now(connection) + timedelta(seconds=seconds)
         connection.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(lease_until=until))
 

@@ -33,31 +33,10 @@ from support.histories import (
     scheduled,
     snoozed,
 )
+from support.records import record
 
 OTHER = UUID("018cc4f5-7a00-7000-8000-0000000000ff")
 S, OK = scheduled(), e.Succeeded(attempt=1)
-
-
-def record(*told: e.Event, times: Sequence[datetime] = (), id: UUID = ID) -> list[Recorded]:
-    """A sound chain over these events, a minute apart unless `times` says otherwise."""
-    found, previous = [], codec.GENESIS
-    for version, event in enumerate(told, start=1):
-        recorded_at = times[version - 1] if times else at(60 * version)
-        body, name = codec.encode(event), type(event).__name__
-        previous = codec.digest(previous, id, version, name, 1, recorded_at, body)
-        found.append(
-            Recorded(
-                delivery_id=id,
-                version=version,
-                type=name,
-                schema_version=1,
-                recorded_at=recorded_at,
-                body=body,
-                digest=previous,
-                position=version,
-            )
-        )
-    return found
 
 
 def row_of(stream: Sequence[Recorded], **changes: Any) -> Any:
