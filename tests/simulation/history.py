@@ -21,7 +21,8 @@ from deliveries.core import events as e
 from deliveries.core.stream import Recorded
 from deliveries.store.reading import Reading
 from deliveries.store.schema import deliveries
-from simulation.world import CALM, DISTURBED, Ground, World
+from simulation.ground import Ground
+from simulation.world import CALM, DISTURBED, World
 from support.proof import verdict
 
 STRIDE = 5.0

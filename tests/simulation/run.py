@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Iterator
 from multiprocessing import get_context
 
+from simulation.ground import Ground
 from simulation.history import History, live
-from simulation.world import Ground
 
 CHUNK = 200
 """Histories on one database: its log grows for ever."""

@@ -9,8 +9,8 @@ import pytest
 
 from deliveries.processor.call import Call
 from deliveries.processor.ledger import Ledger
+from simulation.ground import Ground
 from simulation.history import live
-from simulation.world import Ground
 from support.variants import VARIANTS, variant
 
 PATIENCE = 400

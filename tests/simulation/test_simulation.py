@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from simulation.ground import Ground
 from simulation.history import live
-from simulation.world import Ground
 
 SEEDS = [range(start, start + 100) for start in range(0, 1_000, 100)]
 
 REPLAY = """
 import json, sys
 from simulation.history import live
-from simulation.world import Ground
+from simulation.ground import Ground
 print(json.dumps([live(seed, Ground()).log for seed in json.loads(sys.argv[1])]))
 """
 
