@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 
 from deliveries.core import outcomes as o
+from deliveries.core.notes import MAX_NAME
 from support.histories import NOW, at
 
 KINDS = [
@@ -215,3 +216,53 @@ def test_an_outcome_changed_into_nonsense_is_refused(
 )
 def test_when_a_snooze_is_due(snooze: o.Snooze, due: datetime) -> None:
     assert snooze.due_at(NOW) == due
+
+
+class Told(o.Cancel):
+    """A user's own kind, with a cause of its own."""
+
+    def __init__(self, cause: object) -> None:
+        super().__init__("no")
+        self.cause = cause  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("cause", "kept"),
+    [
+        ("gone", "gone"),
+        (type("Name", (str,), {"__str__": lambda self: "a lie"})("gone"), "gone"),
+        ("a\x00b\ud800", r"a\u0000b\ud800"),
+        ("x" * 10_000, "x" * (MAX_NAME - 1) + "…"),
+        (5, "permanent_failure"),
+        (None, "permanent_failure"),
+    ],
+    ids=["text", "a text that lies", "unprintable", "long", "a number", "none"],
+)
+def test_a_cause_of_ones_own_is_kept_as_a_bounded_text(cause: object, kept: str) -> None:
+    sound = o.sound(Told(cause))
+    assert type(sound) is o.Cancel
+    assert type(sound.cause) is str
+    assert sound.cause == kept
+
+
+def test_a_subclass_is_taken_for_the_kind_that_it_is() -> None:
+    class Gone(o.Bounced):
+        pass
+
+    class Fine(o.Delivered):
+        pass
+
+    assert type(o.sound(Gone("no such user"))) is o.Bounced
+    assert o.sound(Gone("no such user")).cause == "bounced"  # type: ignore[attr-defined]
+    assert type(o.sound(Fine())) is o.Delivered
+    assert type(o.sound(o.Outcome())) is o.Outcome
+
+
+def test_the_text_of_an_outcome_never_raises() -> None:
+    class Silent(o.Delivered):
+        @property
+        def text(self) -> object:  # type: ignore[override]
+            raise SystemExit
+
+    assert o.text_of(o.Delivered("receipt")) == "receipt"
+    assert o.text_of(Silent.__new__(Silent)) == "<unreadable Silent>"
