@@ -90,7 +90,8 @@ def test_a_second_signal_does_not_wait_for_the_call(world: World, channel: str, 
     (id,) = world.owe(structs.replace(PLOTS[f"{channel} plain"], order=Order(hold=8.0)))
     worker = world.worker(at=f"{channel} first: after the effect, at the receiver", sign=signal.SIGTERM)
     assert world.until_hit(worker, patience=30.0)
-    worker.signal(signal.SIGTERM)
+    while worker.read(0.5):  # one that comes before the first was handled is the same signal
+        worker.signal(signal.SIGTERM)
     assert worker.wait() == TOLD_TO_END
     world.finish()
     assert told(world, id)[:3] == ["Scheduled", "Attempted", closed]

@@ -200,7 +200,10 @@ _SAY: dict[type[e.Event], Any] = {
 
 
 def _time(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:23] + "Z"
+    try:
+        return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:23] + "Z"
+    except OverflowError:  # at the edge of the calendar, west of it
+        return at.isoformat()
 
 
 def _span(wait: timedelta) -> str:
