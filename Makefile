@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test simulate chaos crash check format docs bench mutate clean
+.PHONY: demo test simulate explore chaos crash check format docs bench mutate clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -22,6 +22,9 @@ test: $(READY)  ## All tests
 
 simulate: $(READY)  ## N histories of everything at once, on a store that fails: N=10000 SEED=0, or ONLY=seed
 	PYTHONPATH=tests $(BIN)/python -m simulation $(or $(N),10000) --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
+
+explore: $(READY)  ## A small world, explored whole: all interleavings of two processors and each misfortune once
+	PYTHONPATH=tests $(BIN)/python -m simulation --small
 
 chaos: N = 50000
 chaos: MINUTES = 6

@@ -14,8 +14,13 @@ from collections import Counter
 from collections.abc import Iterator
 from multiprocessing import get_context
 
+from deliveries import Deliveries
+from deliveries.engine import engine_of
+from property.store.model import CHANNELS
+from property.store.workers import World
 from simulation.ground import Ground
 from simulation.history import History, live
+from simulation.small_model import Luck, SmallWorld, explore
 
 CHUNK = 200
 """Histories on one database: its log grows for ever."""
@@ -48,7 +53,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", type=int, help="live one seed and print its log")
+    parser.add_argument("--small", action="store_true", help="explore the small world instead")
     given = parser.parse_args()
+    if given.small:
+        return _explore()
     if given.only is not None:
         history: History = live(given.only, Ground())
         print(history)
@@ -75,3 +83,15 @@ def main() -> int:
     for title, counted in (("events", events), ("luck", luck)):
         print(f"  {title}: " + ", ".join(f"{name} {count:,}" for name, count in counted.most_common()))
     return 1 if wrong else 0
+
+
+def _explore() -> int:
+    """Every interleaving for each kind of adapter; a broken rule raises."""
+    engine = engine_of("sqlite://")
+    Deliveries(engine).create_schema()
+    world = World.on(engine)
+    for lost in (0, 1):
+        for channel in CHANNELS:
+            explored = explore(SmallWorld(world, channel.name, Luck(lost=lost)))
+            print(f"{channel.name}, {lost} lost answers: {explored}", flush=True)
+    return 0
