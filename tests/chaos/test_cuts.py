@@ -75,7 +75,7 @@ def owe(app: Deliveries, key: str | None = None) -> Delivery:
 
 def sound(app: Deliveries, calls: Calls) -> None:
     called = [Called(delivery_id=id, attempt=number, key=str(id)) for id, number in calls.made]
-    assert broken(app, calls=called, ended=True) == []
+    assert broken(app.engine, calls=called, ended=True) == []
 
 
 # -- callers -----------------------------------------------------------------------------------

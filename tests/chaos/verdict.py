@@ -29,7 +29,7 @@ def findings(
     positions, as the reader has.
     """
     return {
-        "every rule, every delivery": broken(app, calls=_timeless(calls), ended=True),
+        "every rule, every delivery": broken(app.engine, calls=_timeless(calls), ended=True),
         "no call after its attempt was closed (N1)": list(_n1(app, calls)),
         "business rows and deliveries (T1)": list(_t1(app, keys)),
         "one delivery a key (T2, T4)": list(_t2(app)),

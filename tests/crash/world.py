@@ -209,7 +209,7 @@ class World:
         keyed = {id: count for id, count in effects.items() if ids[id].channel.startswith("keyed")}
         found = [
             f"{one.rule}: {one.text} (version {one.version} of {one.delivery_id})"
-            for one in broken(self.app, calls=calls, effects=keyed, ended=True)
+            for one in broken(self.app.engine, calls=calls, effects=keyed, ended=True)
         ]
         for id, row in ids.items():
             found += self._truth(row, effects.get(id, 0), seen["requests"].get(id, []))

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from crash.plots import PLOTS
 from crash.shop import Order
-from crash.world import World
+from crash.world import World, until
 from crash.zygote import Zygote
 
 KILLED = -signal.SIGKILL
@@ -98,3 +98,16 @@ def test_a_second_signal_does_not_wait_for_the_call(world: World, channel: str, 
     assert told(world, id)[-1] == "Succeeded"
     assert world.counts()[2] == 1
     assert world.judge() == []
+
+
+def test_sigterm_right_after_sigcont_is_heard(world: World) -> None:
+    """The kernel may give it to another thread than the one that waits."""
+    for _ in range(4):
+        worker = world.worker()
+        assert worker.is_ready()
+        worker.wait_for("seen presence: after commit")
+        worker.signal(signal.SIGSTOP)
+        assert until(worker.is_halted)
+        worker.signal(signal.SIGCONT)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(timeout=20.0) == 0

@@ -84,7 +84,7 @@ def _happen(world: World) -> None:
     while scheduler.now < DISTURBED and (world.busy or _left(world.ground)):
         if scheduler.now < looked <= scheduler.now + STRIDE:
             world.broken += _standing(world.ground)
-        scheduler.run(lambda: False, scheduler.now + STRIDE)
+        scheduler.run(scheduler.now + STRIDE)
 
 
 def _come_to_rest(world: World) -> list[Finding]:
@@ -104,7 +104,7 @@ def _come_to_rest(world: World) -> list[Finding]:
                 )
                 for one in left
             ]
-        scheduler.run(lambda: False, scheduler.now + STRIDE)
+        scheduler.run(scheduler.now + STRIDE)
         world.resolve_all()
     return []
 

@@ -91,12 +91,10 @@ class Scheduler:
 
     # -- for the history -----------------------------------------------------------------------
 
-    def run(self, done: Callable[[], bool], limit: float) -> bool:
-        """Give turns until `done`, asked after each, or until the clock says `limit`; True if done."""
-        while not done():
-            if self.now >= limit or not self._turn(limit):
-                return False
-        return True
+    def run(self, limit: float) -> None:
+        """Give turns until the clock says `limit`, or nobody waits for one."""
+        while self.now < limit and self._turn(limit):
+            pass
 
     def end(self) -> None:
         """Everybody dies."""

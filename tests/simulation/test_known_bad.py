@@ -45,5 +45,4 @@ def test_a_report_that_is_dropped_when_its_commit_fails_is_caught(monkeypatch: p
         ledger.finished.clear()
 
     monkeypatch.setattr(Ledger, "doubt", forget)
-    monkeypatch.setattr(Ground, "guarded", True, raising=False)
     assert found(Ground())

@@ -70,8 +70,6 @@ class World:
         self.effects: Counter[str] = Counter()
         """Idempotency key -> how often the receiver did it, honouring no key."""
         self.committed: set[UUID] = set()
-        self.doubtful: set[UUID] = set()
-        """Their caller was not told, and did not ask again."""
         self.seen: list[Recorded] = []
         self.begun: list[tuple[str, Call]] = []
         """Who was given which call."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from deliveries.core import commands as c
 from deliveries.core import outcomes as o
@@ -245,3 +245,16 @@ def test_only_what_is_held_is_looked_up(acts: Acts, clock: StoppedClock) -> None
     clock.pass_by(1e6)
     assert lookups(acts) == []
     assert acts.row(id).lookup_at is None
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_putting_aside_waits_for_nobody(acts: Acts) -> None:
+    """A row that somebody holds is left for the next time."""
+    held, free = acts.schedule(), acts.schedule()
+    with acts.store.transaction() as operator:
+        acts.store.command(operator, held, lambda now: c.Cancel(now=now))
+        with acts.store.transaction() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # a wait is an error
+            acts.store.put_aside(connection, [held, free], 60.0)
+    assert acts.row(free).lease_until is not None
+    assert acts.row(held).lease_until is None

@@ -176,13 +176,13 @@ def test_a_processor_goes_on_by_itself_once_the_disk_has_room(
     disk.fill_at = (statement, parameters)
     with app.running(**PATIENT) as processor:
         eventually(lambda: len(disk.refusals) > 2)
-        assert broken(app, calls=called(calls)) == []  # nothing is half-written meanwhile
+        assert broken(app.engine, calls=called(calls)) == []  # nothing is half-written meanwhile
         disk.free()
         eventually(lambda: statuses(app) == {Status.SUCCEEDED})
     assert processor.error is None
     assert {refusal.split(" (")[0] for refusal in disk.refusals} >= {f"INSERT {statement}"}
     assert sorted(calls.made) == sorted((id, 1) for id in ids)  # each called once, whatever was refused
-    assert broken(app, calls=called(calls), ended=True) == []
+    assert broken(app.engine, calls=called(calls), ended=True) == []
 
 
 def test_a_sweep_goes_on_by_itself_once_the_disk_has_room(
@@ -204,7 +204,7 @@ def test_a_sweep_goes_on_by_itself_once_the_disk_has_room(
         eventually(lambda: statuses(app) == {Status.PENDING})
     assert processor.error is None
     assert {tuple(kinds(app, id)) for id in ids} == {("Scheduled", "Attempted", "Interrupted")}
-    assert broken(app) == []
+    assert broken(app.engine) == []
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_a_processor_goes_on_once_the_disk_takes_writes_again(
     assert processor.error is None
     assert {name.split("_")[1] for name in failed} <= {"IOERR", "FULL"}
     assert sorted(calls.made) == sorted((id, 1) for id in ids)
-    assert broken(app, calls=called(calls), ended=True) == []
+    assert broken(app.engine, calls=called(calls), ended=True) == []
 
 
 # -- a locked file ---------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_a_reader_that_never_leaves_keeps_nobody_from_working(
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
     connection.close()
     assert log.stat().st_size == 0
-    assert broken(app, calls=called(calls), ended=True) == []
+    assert broken(app.engine, calls=called(calls), ended=True) == []
 
 
 @pytest.fixture
@@ -371,7 +371,7 @@ def test_a_kill_releases_the_lock_that_its_victim_held(sqlite_url: str, receiver
         assert processor.error is None
     assert {receiver.calls[str(delivery.id)] for delivery in owed} == {1}
     assert {delivery.attempt for delivery in app.find()} == {1}
-    assert broken(app, ended=True) == []
+    assert broken(app.engine, ended=True) == []
     app.close()
 
 

@@ -1,7 +1,7 @@
 """The verdict: every rule, over everything in a database and what was seen of it from outside.
 
-assert broken(app) == []
-assert broken(app, calls=witnessed, effects=receiver.effects, ended=True) == []
+assert broken(engine) == []
+assert broken(engine, calls=witnessed, effects=receiver.effects, ended=True) == []
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
-from deliveries import Deliveries, Status
+from deliveries import Status
 from deliveries.audit.invariants import (
     Called,
     Finding,
@@ -32,7 +32,7 @@ STANDING_STILL = {Status.PENDING: "N5", Status.ATTEMPTING: "N4"}
 
 
 def broken(
-    app: Deliveries,
+    engine: Engine,
     *,
     calls: Iterable[Called] = (),
     effects: Mapping[str, int] | None = None,
@@ -43,7 +43,7 @@ def broken(
     `calls`: entries of adapters. `effects`: idempotency key -> effects at a receiver that honours keys.
     `ended`: nothing may be left to do.
     """
-    with app.engine.connect() as connection:
+    with engine.connect() as connection:
         rows = connection.execute(select(deliveries).order_by(deliveries.c.id)).all()
         histories = _histories(connection, [row.id for row in rows])
         orphans = set(connection.scalars(select(events.c.delivery_id).distinct())) - histories.keys()
