@@ -16,7 +16,8 @@ from deliveries.processor.processor import Processor
 from deliveries.registration import Registration
 
 PUBLIC = """
-    Attempt Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory DatabaseMoved Delivered Deliveries
+    Attempt Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory DatabaseMoved
+    Delivered Deliveries
     DeliveriesError Delivery DeliveryNotFound Discard Draft EngineNotConfigured Explanation
     IdempotencyConflict InvalidAdapter InvalidCommand InvalidPayload InvalidSchedule NotDone Performed
     Recorded Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unknown UnknownChannel

@@ -202,11 +202,19 @@ class Matrix:
         return told
 
 
-def play(world: World, matrix: Matrix, dialect: str, rng: random.Random, workers: int) -> list[str]:
-    """So many workers die in this world, one after the other; then it is finished and judged."""
+def play(
+    world: World, matrix: Matrix, dialect: str, rng: random.Random, workers: int, kills: int = 0
+) -> list[str]:
+    """So many workers end in this world, one after the other; then it is finished and judged.
+
+    What they are sent is drawn, and not every point is reached: there are more, up to four times as
+    many, until so many were killed.
+    """
     steps: list[Step] = []
     companion = world.worker() if rng.random() < 0.25 else None
-    for _ in range(workers):
+    for turn in range(4 * workers):
+        if turn >= workers and sum(step.hit and step.sign == "KILL" for step in steps) >= kills:
+            break
         for step in _steps(world, matrix, dialect, rng):
             steps.append(step)
             matrix.hit(dialect, step)
