@@ -17,6 +17,7 @@ MAX_DEPTH = 64
 """Containers inside containers."""
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
+_decode = msgspec.json.Decoder().decode
 _MAX_INT, _MIN_INT = 2**64 - 1, -(2**63)
 
 
@@ -33,6 +34,8 @@ def encode(payload: Any, max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
             payload = msgspec.to_builtins(payload)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidPayload("$", str(error)) from None
+    if (sound := _sound(payload, max_bytes)) is not None:
+        return sound
     _check(payload, max_bytes)
     try:
         text = _ENCODER.encode(payload)
@@ -41,6 +44,21 @@ def encode(payload: Any, max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
     if len(text) > max_bytes:
         raise InvalidPayload("$", f"{len(text)} bytes are more than max_payload_bytes ({max_bytes})")
     return text.decode()
+
+
+def _sound(payload: Any, max_bytes: int) -> str | None:
+    """The text of a payload that is sound beyond doubt; None where each value must be looked at.
+
+    What comes back equal was JSON to begin with. Left are the numbers, texts and depths that only one
+    of the databases takes, and those show in the text.
+    """
+    try:
+        text = _ENCODER.encode(payload).decode()
+        if len(text) > max_bytes or "\\u0000" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+            return None
+        return text if _decode(text) == payload else None
+    except Exception:  # whatever it is, the slow way knows its name and its place
+        return None
 
 
 def _check(payload: Any, max_bytes: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import unicodedata
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,8 @@ HORIZON = timedelta(days=3_653)
 
 EPOCH = codec.instant(0)
 """Nothing is due before 1970: what is due at once says so by giving no time."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
 MAX_KEY = 255
 MAX_RECIPIENT = 2_048
@@ -171,7 +173,7 @@ def name(value: str | None, field: str, limit: int = MAX_KEY, *, empty: bool = T
     found = text(value, field, limit)
     if not found and not empty:
         raise InvalidSchedule(field, "must not be empty")
-    if any(unicodedata.category(character) == "Cc" for character in found):
+    if _CONTROL.search(found):
         raise InvalidSchedule(field, "control characters are not allowed")
     return found
 

@@ -24,8 +24,10 @@ class Status(StrEnum):
     EXHAUSTED = "exhausted"
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True, kw_only=True, gc=False):
     """One effect owed to one recipient through one channel. Immutable.
+
+    (`gc=False` here and in the other values: none can be part of a cycle, and batches make thousands.)
 
     The last three fields are not folded from events: they come from the erasable contents, or
     from the call that returned the delivery.
@@ -83,7 +85,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
         return str(self.root_id or self.id)
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
+class Attempt(Struct, frozen=True, kw_only=True, gc=False):
     """One call of the adapter, as the adapter sees it."""
 
     number: int

@@ -24,7 +24,7 @@ Seconds = Annotated[float, Meta(ge=0, le=366 * 86_400)]
 OnUnknown = Literal["retry", "lookup", "hold"]
 
 
-class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """What governs one attempt, frozen when it starts, so that anybody can close it from the stream."""
 
     max_attempts: int
@@ -41,7 +41,7 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds until the next attempt if this one fails or is interrupted without saying more."""
 
 
-class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """Base of all events. Each names, in its docstring, what it means."""
 
     schema_version: ClassVar[int] = 1

@@ -39,7 +39,7 @@ _SECRETS = (
 )
 
 
-class Note(Struct, frozen=True):
+class Note(Struct, frozen=True, gc=False):
     """A text and its salt; `digest` is what the event keeps."""
 
     text: str

@@ -21,7 +21,7 @@ from deliveries.core.notes import Note
 from deliveries.errors import CorruptHistory
 
 
-class Recorded(Struct, frozen=True, kw_only=True):
+class Recorded(Struct, frozen=True, kw_only=True, gc=False):
     """One event of one stream, as stored."""
 
     delivery_id: UUID
@@ -50,7 +50,7 @@ class Recorded(Struct, frozen=True, kw_only=True):
         return codec.decode(self.type, self.schema_version, self.body)
 
 
-class Stream(Struct, frozen=True):
+class Stream(Struct, frozen=True, gc=False):
     """The end of a stream: the state there, and what the next event is chained to."""
 
     delivery: Delivery | None
@@ -58,7 +58,7 @@ class Stream(Struct, frozen=True):
     recorded_at: datetime
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, gc=False):
     """One event to append, and the state it leads to."""
 
     event: Event

@@ -19,8 +19,10 @@ from sqlalchemy import Connection, Engine, event
 
 CHANNEL = "deliveries"
 _HINT = "deliveries.hint"
-_PAUSE_SECONDS = 0.005
+_PAUSE_SECONDS = 0.01
 """Notifications are sent at most this often: one wakes whoever waits."""
+# One round trip. Nothing durable is written, so nobody need wait for the disk.
+_NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
 
 _log = logging.getLogger("deliveries")
 
@@ -98,10 +100,9 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
             return
         due.clear()
         try:
-            with wakeup._engine.begin() as connection:
-                # nothing durable is written: nobody need wait for the disk
-                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-                connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
+            alone = wakeup._engine.execution_options(isolation_level="AUTOCOMMIT")
+            with alone.connect() as connection:
+                connection.exec_driver_sql(_NOTIFY)
         except Exception:
             _log.debug("a notification was not sent; processors poll", exc_info=True)
         del wakeup

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import DDL, Connection, event
+from sqlalchemy import DDL, Connection, Table, event
 
 from deliveries.core.codec import REGISTERED
 from deliveries.core.machine import TERMINAL_EVENTS
-from deliveries.store.schema import events
+from deliveries.store.schema import DOMAINS, domain_of, events, metadata
 
 SHIFT = 10
 """Announced bounds are rounded down to a multiple of 2**SHIFT, so that few distinct locks exist."""
@@ -99,7 +99,44 @@ FOR EACH STATEMENT EXECUTE FUNCTION delivery_events_immutable()
 """,
 )
 
-STATEMENTS = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
+# A type that is there already is taken, and a column that has it is left alone.
+_DOMAIN = """
+DO $install$ BEGIN
+  IF to_regtype(format('%I.{name}', current_schema())) IS NULL THEN
+    CREATE DOMAIN {name} AS {base} CHECK ({condition});
+  END IF;
+END $install$
+"""
+_COLUMNS = """
+DO $install$ DECLARE changes text; BEGIN
+  SELECT string_agg(format('ALTER %I TYPE %I', w.name, w.domain), ', ') INTO changes
+  FROM (VALUES {wanted}) AS w(name, domain)
+  JOIN pg_attribute a ON a.attname = w.name
+    AND a.attrelid = to_regclass(format('%I.{table}', current_schema()))
+  WHERE a.atttypid <> to_regtype(format('%I.%I', current_schema(), w.domain));
+  IF changes IS NOT NULL THEN
+    EXECUTE format('ALTER TABLE %I.{table} ', current_schema()) || changes;
+  END IF;
+END $install$
+"""
+
+
+def _typed(table: Table) -> str:
+    """The statement that turns the table's columns into domains."""
+    wanted = ((column.name, domain_of(column)) for column in table.c)
+    rows = ", ".join(f"('{name}', '{domain}')" for name, domain in wanted if domain)
+    return _COLUMNS.format(table=table.name, wanted=rows) if rows else ""
+
+
+_TYPES = [
+    *(
+        _DOMAIN.format(name=name, base=base, condition=condition)
+        for name, (base, condition) in DOMAINS.items()
+    ),
+    *filter(None, map(_typed, metadata.tables.values())),
+]
+
+STATEMENTS = {"sqlite": SQLITE, "postgresql": (*_TYPES, *POSTGRESQL)}
 """Dialect name -> idempotent statements, to run after the tables exist."""
 
 

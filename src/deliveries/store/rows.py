@@ -16,7 +16,7 @@ from deliveries.errors import CorruptHistory
 from deliveries.store.schema import contents, deliveries
 
 
-class Contents(Struct, frozen=True, kw_only=True):
+class Contents(Struct, frozen=True, kw_only=True, gc=False):
     """What stands beside a `Scheduled`: erasable."""
 
     recipient: str | None
@@ -25,7 +25,7 @@ class Contents(Struct, frozen=True, kw_only=True):
     salt: bytes
 
 
-class Birth(Struct, frozen=True):
+class Birth(Struct, frozen=True, gc=False):
     """One delivery about to be scheduled."""
 
     change: Change
@@ -38,7 +38,7 @@ class Birth(Struct, frozen=True):
         return self.change.event
 
 
-class Write(Struct, frozen=True):
+class Write(Struct, frozen=True, gc=False):
     """One event about to be appended, with the operational columns that go with it."""
 
     change: Change
@@ -49,7 +49,7 @@ class Write(Struct, frozen=True):
     """When to ask an adapter's lookup, from the database's now; None: never."""
 
 
-class Claimed(Struct, frozen=True):
+class Claimed(Struct, frozen=True, gc=False):
     """A row locked for this transaction, and the database's time."""
 
     id: UUID
@@ -160,56 +160,86 @@ def encode_tags(tags: tuple[str, ...]) -> str | None:
     return msgspec.json.encode(tags).decode() if tags else None
 
 
-def event_values(recorded: Recorded) -> dict[str, Any]:
+EVENT_COLUMNS = ("id", "version", "type", "schema_version", "recorded_at", "body", "digest")
+"""What `event_row` gives; `id` is the delivery's."""
+
+BIRTH_COLUMNS = (
+    *EVENT_COLUMNS,
+    *("channel", "queue", "priority", "scheduled_at", "due_at", "expires_at", "tenant", "key", "tags"),
+    *("correlation_id", "causation_id", "root_id", "max_attempts", "recipient", "payload", "salt"),
+)
+"""What `birth_row` gives."""
+
+WRITE_COLUMNS = (
+    *EVENT_COLUMNS,
+    *("status", "due_at", "attempt", "endings", "interruptions", "snoozes", "cancel_requested"),
+    *("lease_owner", "lease_seconds", "lookup_seconds", "note", "salt"),
+)
+"""What `write_row` gives."""
+
+
+def event_row(recorded: Recorded) -> tuple[Any, ...]:
     """An event's columns."""
-    return {
-        "id": recorded.delivery_id,
-        "version": recorded.version,
-        "type": recorded.type,
-        "schema_version": recorded.schema_version,
-        "recorded_at": recorded.recorded_at,
-        "body": recorded.body,
-        "digest": recorded.digest,
-    }
+    return (
+        recorded.delivery_id,
+        recorded.version,
+        recorded.type,
+        recorded.schema_version,
+        recorded.recorded_at,
+        recorded.body,
+        recorded.digest,
+    )
+
+
+def birth_row(birth: Birth) -> tuple[Any, ...]:
+    """The columns of a new delivery, its event and its contents."""
+    delivery, beside = birth.change.after, birth.contents
+    return (
+        *event_row(birth.change.recorded),
+        delivery.channel,
+        delivery.queue,
+        delivery.priority,
+        delivery.scheduled_at,
+        birth.scheduled.due_at,  # None: due at once, by the database's clock
+        delivery.expires_at,
+        delivery.tenant,
+        delivery.key,
+        encode_tags(delivery.tags),
+        delivery.correlation_id,
+        delivery.causation_id,
+        delivery.root_id,
+        delivery.max_attempts,
+        beside.recipient,
+        beside.payload,
+        beside.salt,
+    )
+
+
+def write_row(write: Write) -> tuple[Any, ...]:
+    """The columns that an appended event changes, and its note."""
+    delivery, note = write.change.after, write.change.note
+    return (
+        *event_row(write.change.recorded),
+        delivery.status.value,
+        delivery.due_at,
+        delivery.attempt,
+        delivery.endings,
+        delivery.interruptions,
+        delivery.snoozes,
+        delivery.cancel_requested,
+        write.lease_owner,
+        write.lease_seconds,
+        write.lookup_seconds,
+        None if note is None else note.text,
+        None if note is None else note.salt,
+    )
 
 
 def birth_values(birth: Birth) -> dict[str, Any]:
-    """The columns of a new delivery, its event and its contents."""
-    delivery, beside = birth.change.after, birth.contents
-    return event_values(birth.change.recorded) | {
-        "channel": delivery.channel,
-        "queue": delivery.queue,
-        "priority": delivery.priority,
-        "scheduled_at": delivery.scheduled_at,
-        "due_at": birth.scheduled.due_at,  # None: due at once, by the database's clock
-        "expires_at": delivery.expires_at,
-        "tenant": delivery.tenant,
-        "key": delivery.key,
-        "tags": encode_tags(delivery.tags),
-        "correlation_id": delivery.correlation_id,
-        "causation_id": delivery.causation_id,
-        "root_id": delivery.root_id,
-        "max_attempts": delivery.max_attempts,
-        "recipient": beside.recipient,
-        "payload": beside.payload,
-        "salt": beside.salt,
-    }
+    """`birth_row` by column."""
+    return dict(zip(BIRTH_COLUMNS, birth_row(birth), strict=True))
 
 
 def write_values(write: Write) -> dict[str, Any]:
-    """The columns that an appended event changes, and its note."""
-    delivery, note = write.change.after, write.change.note
-    return event_values(write.change.recorded) | {
-        "status": delivery.status.value,
-        "due_at": delivery.due_at,
-        "attempt": delivery.attempt,
-        "endings": delivery.endings,
-        "interruptions": delivery.interruptions,
-        "snoozes": delivery.snoozes,
-        "cancel_requested": delivery.cancel_requested,
-        "lease_owner": write.lease_owner,
-        "lease_seconds": write.lease_seconds,
-        "lookup_seconds": write.lookup_seconds,
-        "note": None if note is None else note.text,
-        "salt": None if note is None else note.salt,
-    }
+    """`write_row` by column."""
+    return dict(zip(WRITE_COLUMNS, write_row(write), strict=True))

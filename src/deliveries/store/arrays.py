@@ -1,0 +1,74 @@
+"""Many rows in one statement of PostgreSQL: what varies among them travels as arrays.
+
+Drivers make arrays element by element, in Python, each with the care that an unknown type needs, and
+the server unpacks them value by value. So a literal is written here, where the type is known, and a
+column in which all rows agree, as most do, is passed once, as the value it is. Of the 25 columns of a
+new delivery six or seven vary within a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult
+
+from deliveries.store.statement import Statement
+
+
+class Rows:
+    """A statement in whose text `{rows}` is a SELECT of the rows that it is run for.
+
+    `kinds`: column -> type, in the order in which the rows have them.
+    """
+
+    def __init__(self, sql: str, kinds: Mapping[str, str]) -> None:
+        self._sql, self._kinds = sql, dict(kinds)
+        self._statements: dict[tuple[str, ...], Statement] = {}
+
+    def run(
+        self, connection: Connection, rows: Sequence[tuple[Any, ...]], **values: Any
+    ) -> CursorResult[Any]:
+        """Execute for these rows, at least one; `values` are the statement's other parameters."""
+        varying = []
+        for (name, kind), column in zip(self._kinds.items(), zip(*rows, strict=True), strict=True):
+            values[name] = first = column[0]
+            if column.count(first) < len(column):
+                varying.append(name)
+                values[name] = _literal(_ELEMENTS[kind], column)
+        key = tuple(varying)
+        statement = self._statements.get(key)
+        if statement is None:  # a handful in the life of a program
+            statement = self._statements[key] = Statement(self._sql.format(rows=self._select(varying)))
+        return statement.run(connection, values)
+
+    def _select(self, varying: Sequence[str]) -> str:
+        chosen = ", ".join(
+            f"u.{name}" if name in varying else f"CAST(:{name} AS {kind}) AS {name}"
+            for name, kind in self._kinds.items()
+        )
+        if not varying:
+            return f"SELECT {chosen}"
+        # by way of text, so that no driver tries to make an array of it
+        arrays = ", ".join(f"CAST(CAST(:{name} AS text) AS {self._kinds[name]}[])" for name in varying)
+        return f"SELECT {chosen} FROM unnest({arrays}) AS u({', '.join(varying)})"
+
+
+def _literal(element: Callable[[Any], str], values: Sequence[Any]) -> str:
+    return "{" + ",".join(["NULL" if value is None else element(value) for value in values]) + "}"
+
+
+def _quoted(value: str) -> str:
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
+
+
+_ELEMENTS: Mapping[str, Callable[[Any], str]] = {
+    "uuid": lambda value: value.hex,
+    "int": str,
+    "float8": repr,
+    "timestamptz": lambda value: value.isoformat(),
+    "bytea": lambda value: f'"\\\\x{value.hex()}"',
+    "text": _quoted,
+}
