@@ -6,6 +6,7 @@ The bench puts its `harness` on the path: it times, and `tick` counts calls of t
 used is the public API with its defaults: durable commits, the whole history, a lease for each attempt.
 """
 
+import contextlib
 import signal
 import sys
 import threading
@@ -75,7 +76,10 @@ def worker(url, options):
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     app = application(url)
-    with app.running({"noop": options.get("concurrency", 500)}):
+    slots = options.get("concurrency", 500)
+    with contextlib.ExitStack() as running:
+        for _ in range(options.get("processors", 2)):  # while one waits for the database, the other decides
+            running.enter_context(app.running({"noop": slots}))
         while not stop.wait(0.2):
             pass
     app.close()

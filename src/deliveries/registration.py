@@ -55,6 +55,10 @@ class Registration:
     """`(delivery, attempt) -> outcome | NotDone | Unknown`: asks the provider what happened."""
     max_lookups: int = 10
     """Questions before a person must tell; 1..2**31-1."""
+    is_async: bool = field(init=False, repr=False)
+    """True where the call must be awaited."""
+    asks_async: bool = field(init=False, repr=False)
+    """The same of the lookup."""
 
     def __post_init__(self) -> None:
         for name, value in (("channel", self.channel), ("queue", self.queue or self.channel)):
@@ -80,6 +84,8 @@ class Registration:
         if not isinstance(self.backoff, Backoff):
             raise InvalidAdapter("backoff must be a Backoff or a callable")
         self._settle_unknown()
+        self._set("is_async", _is_async(self.function))
+        self._set("asks_async", self.lookup is not None and _is_async(self.lookup))
 
     def _settle_unknown(self) -> None:
         if self.effect not in get_args(Effect):
@@ -109,11 +115,6 @@ class Registration:
         assert isinstance(self.timeout, float)
         return self.timeout
 
-    @property
-    def is_async(self) -> bool:
-        """True where the call must be awaited."""
-        return is_async(self.function)
-
     def wait(self, delivery: Delivery, attempt: int, error: BaseException | None = None) -> float:
         """Seconds until the next attempt, if attempt number `attempt` ends now and counts."""
         assert isinstance(self.backoff, Backoff)
@@ -137,7 +138,7 @@ class Registration:
         )
 
 
-def is_async(function: AdapterFunction) -> bool:
+def _is_async(function: AdapterFunction) -> bool:
     """Whether `function`, or the `__call__` of an object, is `async def`."""
     call = getattr(type(function), "__call__", None)  # noqa: B004 - its kind is wanted, not its presence
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)

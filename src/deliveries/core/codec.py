@@ -20,6 +20,8 @@ from deliveries.core.events import EVENTS, Event
 from deliveries.errors import CorruptHistory, UnreadableEvent
 
 _ENCODER = msgspec.json.Encoder()
+_HEAD = struct.Struct(">32s16sqqqI").pack
+_LENGTH = struct.Struct(">Q").pack
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -71,16 +73,8 @@ def digest(
     if len(previous) != len(GENESIS):  # struct would pad or cut it, so that two chains agree
         raise CorruptHistory(f"a digest has 32 bytes, not {len(previous)}")
     kind = name.encode()
-    head = struct.pack(
-        ">32s16sqqqI",
-        previous,
-        delivery_id.bytes,
-        version,
-        schema_version,
-        micros(recorded_at),
-        len(kind),
-    )
-    return hashlib.sha256(head + kind + struct.pack(">Q", len(body)) + body).digest()
+    head = _HEAD(previous, delivery_id.bytes, version, schema_version, micros(recorded_at), len(kind))
+    return hashlib.sha256(b"".join((head, kind, _LENGTH(len(body)), body))).digest()
 
 
 def micros(instant: datetime) -> int:

@@ -14,7 +14,7 @@ from deliveries.core import outcomes as o
 from deliveries.core.delivery import Attempt, Delivery
 from deliveries.core.stream import Change, Stream
 from deliveries.processor import ticks
-from deliveries.registration import Registration, is_async
+from deliveries.registration import Registration
 
 Cause = Literal["error", "timeout", "unknown"]
 
@@ -31,6 +31,10 @@ class Words:
     """Seconds that the channel's own backoff wants after this error."""
     said: str = ""
     """The kind of it: the name of an exception's or an outcome's class."""
+
+
+_NOTHING_SAID = Words(outcome=o.Delivered(), said=notes.type_name(o.Delivered()))
+"""What an adapter means that just returns, as most do."""
 
 
 @dataclass(eq=False, slots=True)
@@ -88,7 +92,7 @@ class Call:
     @property
     def is_async(self) -> bool:
         """Whether it must be awaited."""
-        return is_async(self.function)
+        return self.registration.asks_async if self.is_lookup else self.registration.is_async
 
     @property
     def timeout(self) -> float:
@@ -176,6 +180,8 @@ class Call:
 
     def _words(self) -> Words:
         said = self.value if self.error is None else self.error
+        if said is None and self.cause == "error" and not self.is_lookup:
+            return _NOTHING_SAID
         outcome, error, text = self._outcome(said)
         retry_in = None
         if error is not None and not self.is_lookup and getattr(self.registration.backoff, "function", None):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from types import CoroutineType
@@ -16,6 +15,7 @@ from typing import Any
 
 from deliveries.core.notes import type_name
 from deliveries.processor.call import Call
+from deliveries.processor.threads import Threads
 
 _log = logging.getLogger("deliveries")
 
@@ -26,16 +26,15 @@ class Executor:
     def __init__(self, done: Callable[[Call], None]) -> None:
         self._gate = threading.Lock()  # a call is entered or withdrawn, never both
         self._done = done
-        self._threads = _Threads(self._run, self._over)
+        self._threads = Threads(self._run, self._over)
         self._loop = _Loop(self._run_async, self._over)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Start these calls; they begin in this order."""
         if waiting := [call for call in calls if call.is_async]:
             self._loop.submit(waiting)
-        for call in calls:
-            if not call.is_async:
-                self._threads.submit(call)
+        if blocking := [call for call in calls if not call.is_async]:
+            self._threads.submit(blocking)
 
     def withdraw(self, call: Call) -> bool:
         """Keep `call` from being entered; False where it was entered already."""
@@ -93,43 +92,6 @@ class Executor:
                 call.error = error
             else:
                 call.error = error
-
-
-class _Threads:
-    """Daemon threads, made when needed and kept; one that is stuck keeps nobody from exiting."""
-
-    def __init__(self, run: Callable[[Call], None], done: Callable[[Call], None]) -> None:
-        self._run, self._done = run, done
-        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._size = self._idle = 0
-
-    def submit(self, call: Call) -> None:
-        with self._lock:
-            grow = self._idle <= self._calls.qsize()
-            self._size += grow
-        self._calls.put(call)
-        if grow:
-            threading.Thread(target=self._work, name="deliveries-adapter", daemon=True).start()
-
-    def close(self) -> None:
-        with self._lock:
-            size, self._size = self._size, 0
-        for _ in range(size):
-            self._calls.put(None)
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-            call = self._calls.get()
-            with self._lock:
-                self._idle -= 1
-            if call is None:
-                return
-            self._run(call)
-            self._done(call)
-            del call  # an idle thread must not keep a payload alive
 
 
 class _Loop:

@@ -96,9 +96,9 @@ class Ledger:
         What else is ready is written alone.
         """
         batch: list[tuple[Call, Write]] = []
-        taken = set(apart)
+        taken, now = set(apart), self._now()
         for call in self.finished:
-            change = advance(call.stream, call.command(self._now()))
+            change = advance(call.stream, call.command(now))
             if change is None or call.delivery.id in taken:
                 self.alone.append(call)
             else:

@@ -50,6 +50,9 @@ from deliveries.store.store import Store
 SOON_SECONDS = 60.0
 """Retries that we recorded and that are due within this are claimed to the millisecond."""
 
+LINGER_SECONDS = 0.001
+"""With a backlog: a moment in which no call comes back is the last that those that did are kept waiting."""
+
 MAX_SOON = 10_000
 """So many moments are remembered at most; the poll is good enough for others."""
 
@@ -283,7 +286,8 @@ class Processor:
     def _returned(self, call: Call) -> None:
         """From an executor's thread: the call is over."""
         self._back.put(call)
-        self._awake.set()
+        if not self._awake.is_set():
+            self._awake.set()
 
     def _take_back(self) -> None:
         """Free the slots of calls that are over; take their outcomes, and those of the overdue."""
@@ -349,9 +353,14 @@ class Processor:
         self._awake.wait(max(0.0, min(wake - monotonic, 60.0)))
         self._awake.clear()
         if self._loaded:
-            until = ticks.monotonic() + self._settings.linger
-            while len(self._calls) > self._back.qsize() and ticks.monotonic() < until:
-                ticks.sleep(self._settings.linger / 8)
+            self._linger()
+
+    def _linger(self) -> None:
+        """Wait while calls come back, moment by moment, but not for ever and not for those that take long."""
+        until, back = ticks.monotonic() + self._settings.linger, 0
+        while back < self._back.qsize() < len(self._calls) and ticks.monotonic() < until:
+            back = self._back.qsize()
+            ticks.sleep(LINGER_SECONDS)
 
     # -- trouble and the end -------------------------------------------------------------------
 

@@ -29,8 +29,8 @@ class Settings:
     """On PostgreSQL: listen for notifications."""
     listen_url: str | None = None
     """A direct connection string for LISTEN, where a transaction pooler stands in between."""
-    linger: float = 0.002
-    """With a backlog: how long to wait for further outcomes to write together."""
+    linger: float = 0.05
+    """With a backlog: how long at most to wait for further outcomes, while they come, to write together."""
     patience: int = 5
     """Database errors in a row before `drain` gives up."""
 

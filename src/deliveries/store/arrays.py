@@ -49,8 +49,11 @@ class Rows:
         )
         if not varying:
             return f"SELECT {chosen}"
-        # by way of text, so that no driver tries to make an array of it
-        arrays = ", ".join(f"CAST(CAST(:{name} AS text) AS {self._kinds[name]}[])" for name in varying)
+        # by way of text, so that no driver tries to make an array of it; in a SELECT of its own, so that
+        # the planner does not read it too, only to see how long it is
+        arrays = ", ".join(
+            f"(SELECT CAST(CAST(:{name} AS text) AS {self._kinds[name]}[]))" for name in varying
+        )
         return f"SELECT {chosen} FROM unnest({arrays}) AS u({', '.join(varying)})"
 
 

@@ -9,8 +9,8 @@ frozen at the start of the caller's transaction, as `now()` is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +31,7 @@ from deliveries.store.rows import (
     claimed_of,
     write_row,
 )
-from deliveries.store.schema import Instant
+from deliveries.store.statement import Statement
 
 NOW = "coalesce(CAST(:now AS timestamptz), statement_timestamp())"
 
@@ -86,14 +86,7 @@ _CLAIM_LIST = ", ".join(
 )
 _CONTENTS = """LEFT JOIN LATERAL (
   SELECT recipient, payload FROM delivery_contents WHERE delivery_id = d.id LIMIT 1) c ON true"""
-_CLAIM_TYPES = {column.name: column.type for column in CLAIM_COLUMNS}
-
-
-def _claiming(sql: str) -> Any:
-    return text(sql).columns(**_CLAIM_TYPES, db_now=Instant())
-
-
-CLAIM = _claiming(f"""
+CLAIM = Statement(f"""
 SELECT {_CLAIM_LIST}, {NOW} AS db_now
 FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
   SELECT * FROM deliveries d
@@ -115,16 +108,18 @@ LOCK_SKIPPING = text(str(LOCK.text) + " SKIP LOCKED")
 # The fence. A row is taken only if its stream still is where the event was decided, and only if
 # nobody holds it: an operator's open cancel of one delivery must not stall the other 499. Row,
 # event and note are one statement, so no interleaving can write one without the others.
-# Each step hands all columns on to the next. The planner thinks that the version check leaves one
-# row, and joining back to `u` became a nested loop of 1,000 times 1,000 (measured: 160 ms a batch, not 30).
-# A row that is locked stays where it is, so the update finds it there, without the index.
+# Rows are found one by one, by their key: a join of the two is planned as a scan of the whole table as
+# long as that is small (measured with 54,000 rows: half of what a batch of 1,000 cost). A row that is locked
+# stays where it is, so the update finds it there, without the index. Each step hands all columns on
+# to the next: joining back to `u` became a nested loop of 1,000 times 1,000.
 _EVENT_LIST = ", ".join(EVENT_COLUMNS)
 APPEND = Rows(
     f"""
 WITH u AS MATERIALIZED ({{rows}}),
 locked AS (
-  SELECT u.*, d.ctid AS place FROM u JOIN deliveries d ON d.id = u.id
-  WHERE d.version = u.version - 1 FOR UPDATE OF d SKIP LOCKED),
+  SELECT u.*, d.place FROM u CROSS JOIN LATERAL (
+    SELECT ctid AS place FROM deliveries
+    WHERE id = u.id AND version = u.version - 1 LIMIT 1 FOR UPDATE SKIP LOCKED) d),
 changed AS (
   UPDATE deliveries d SET version = u.version, status = u.status, due_at = u.due_at,
     attempt = u.attempt, endings = u.endings, interruptions = u.interruptions,
@@ -162,7 +157,7 @@ ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
 
 # Asking is no event: it decides nothing until it answers. `lookup_at` is its lease too: whoever asks
 # moves it on, so that nobody else asks meanwhile and somebody does if this worker dies.
-CLAIM_LOOKUPS = _claiming(f"""
+CLAIM_LOOKUPS = Statement(f"""
 WITH due AS (
   SELECT id FROM deliveries
   WHERE lookup_at <= {NOW} AND status = 'held' AND channel = ANY(CAST(:channels AS text[]))
@@ -183,10 +178,11 @@ RENEW = Rows(
     f"""
 WITH u AS MATERIALIZED ({{rows}}),
 mine AS (
-  SELECT u.* FROM u JOIN deliveries d ON d.id = u.id
-  WHERE d.lease_owner = :owner AND d.status = 'attempting' FOR UPDATE OF d SKIP LOCKED)
+  SELECT u.*, d.place FROM u CROSS JOIN LATERAL (
+    SELECT ctid AS place FROM deliveries WHERE id = u.id AND lease_owner = :owner AND status = 'attempting'
+    LIMIT 1 FOR UPDATE SKIP LOCKED) d)
 UPDATE deliveries d SET lease_until = greatest(d.lease_until, {NOW} + make_interval(secs => u.seconds))
-FROM mine u WHERE d.id = u.id RETURNING d.id
+FROM mine u WHERE d.ctid = u.place RETURNING d.id
 """,
     {"id": "uuid", "seconds": "float8"},
 )
@@ -203,6 +199,29 @@ SELECT min(CAST(objid AS bigint) << {SHIFT}) FROM pg_locks
 WHERE locktype = 'advisory' AND objsubid = 2 AND classid = CAST('delivery_events' AS regclass)::oid
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """)
+
+
+SPLIT = 64
+"""From so many rows on each type of event has a statement of its own: a trip costs less than columns do."""
+
+
+def _alike(rows: list[tuple[Any, ...]]) -> Iterable[list[tuple[Any, ...]]]:
+    """`rows` by the type of their events, where there are many: then few columns vary."""
+    if len(rows) < SPLIT:
+        return [rows] if rows else []
+    groups: dict[str, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        groups.setdefault(row[2], []).append(row)
+    return groups.values()
+
+
+def _claimed(rows: Iterable[Any]) -> list[Claimed]:
+    """Rows of `CLAIM_COLUMNS` and the database's now, with times in UTC, whatever the session's zone is."""
+    found = []
+    for row in rows:
+        columns = [value.astimezone(UTC) if type(value) is datetime else value for value in row]
+        found.append(claimed_of(columns, columns.pop()))
+    return found
 
 
 class PostgreSQL:
@@ -229,17 +248,14 @@ class PostgreSQL:
         now: datetime | None,
         cutoff: datetime | None,
     ) -> list[Claimed]:
-        rows = connection.execute(
-            CLAIM,
-            {
-                "queue": queue,
-                "channels": list(channels),
-                "limit": limit,
-                "now": now,
-                "cutoff": cutoff,
-            },
-        )
-        return [claimed_of(row, row.db_now) for row in rows]
+        values = {
+            "queue": queue,
+            "channels": list(channels),
+            "limit": limit,
+            "now": now,
+            "cutoff": cutoff,
+        }
+        return _claimed(CLAIM.run(connection, values))
 
     def lock(self, connection: Connection, ids: Sequence[UUID], skip_locked: bool) -> dict[UUID, datetime]:
         rows = connection.execute(LOCK_SKIPPING if skip_locked else LOCK, {"ids": list(ids)})
@@ -248,12 +264,13 @@ class PostgreSQL:
     def append(self, connection: Connection, writes: Sequence[Write], now: datetime | None) -> set[UUID]:
         first: dict[UUID, tuple[Any, ...]] = {}
         for row in map(write_row, writes):
-            # of several events for one delivery the lowest version counts: the next one was decided
-            # from a state to come
-            if row[0] not in first or row[1] < first[row[0]][1]:
-                first[row[0]] = row
-        rows = list(first.values())
-        if APPEND.run(connection, rows, now=now).rowcount == len(rows):
+            other = first.setdefault(row[0], row)
+            if row[1] < other[1]:  # of several events for one delivery the lowest version counts: the
+                first[row[0]] = row  # next one was decided from a state to come
+        rows, written = list(first.values()), 0
+        for batch in _alike(rows):
+            written += APPEND.run(connection, batch, now=now).rowcount
+        if written == len(rows):
             return set(first)
         wanted = {"ids": list(first), "digests": [row[6] for row in rows]}
         return set(connection.scalars(WRITTEN, wanted))
@@ -273,7 +290,7 @@ class PostgreSQL:
         now: datetime | None,
     ) -> list[Claimed]:
         values = {"channels": list(channels), "limit": limit, "lease": lease, "now": now}
-        return [claimed_of(row, row.db_now) for row in connection.execute(CLAIM_LOOKUPS, values)]
+        return _claimed(CLAIM_LOOKUPS.run(connection, values))
 
     def next_lookup(
         self,

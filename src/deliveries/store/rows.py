@@ -66,16 +66,15 @@ class Claimed(Struct, frozen=True, gc=False):
         return self.stream.delivery
 
 
+DELIVERY_COLUMNS = tuple(deliveries.c)[: list(deliveries.c.keys()).index("max_attempts") + 1]
+"""The columns that are fields of a `Delivery`: the first of the table."""
+_DELIVERY = len(DELIVERY_COLUMNS)
+
 CLAIM_COLUMNS = (
-    *(column for column in deliveries.c if not column.name.startswith("lease_")),
+    *DELIVERY_COLUMNS,
+    *(deliveries.c[name] for name in ("recorded_at", "digest", "lookups")),
     contents.c.recipient,
     contents.c.payload,
-)
-
-DELIVERY_COLUMNS = tuple(
-    column
-    for column in deliveries.c
-    if column.name not in {"recorded_at", "digest", "lease_owner", "lease_until", "lookup_at", "lookups"}
 )
 
 _decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -84,60 +83,71 @@ _STATUS = {status.value: status for status in Status}
 
 
 def delivery_of(row: Any) -> Delivery:
-    """The delivery in a row that has at least `DELIVERY_COLUMNS`, without contents and rules.
+    """The delivery in a row that begins with `DELIVERY_COLUMNS`, without contents and rules.
 
     Raises: CorruptHistory where somebody wrote into the row what we never write.
     """
+    return _read(row)
+
+
+def _read(row: Any, recipient: str | None = None, payload: Any = None) -> Delivery:
     try:
-        return _delivery_of(row)
+        return _delivery_of(row[:_DELIVERY], recipient, payload)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptHistory(f"the row of delivery {row.id} cannot be read: {type(error).__name__}") from None
+        raise CorruptHistory(f"the row of delivery {row[0]} cannot be read: {type(error).__name__}") from None
 
 
-def _delivery_of(row: Any) -> Delivery:
+def _delivery_of(columns: Any, recipient: str | None = None, payload: Any = None) -> Delivery:
+    id, version, status, channel, queue, priority, scheduled_at, due_at, expires_at = columns[:9]
+    attempt, endings, interruptions, snoozes, cancel_requested, tenant, key, tags = columns[9:17]
+    correlation_id, causation_id, root_id, max_attempts = columns[17:]
     return Delivery(
-        id=row.id,
-        channel=row.channel,
-        queue=row.queue,
-        status=_STATUS[row.status],
-        version=row.version,
-        scheduled_at=row.scheduled_at,
-        due_at=row.due_at,
-        expires_at=row.expires_at,
-        priority=row.priority,
-        tenant=row.tenant,
-        key=row.key,
-        tags=_decode_tags(row.tags) if row.tags else (),
-        correlation_id=row.correlation_id,
-        causation_id=row.causation_id,
-        root_id=row.root_id,
-        max_attempts=row.max_attempts,
-        attempt=row.attempt,
-        endings=row.endings,
-        interruptions=row.interruptions,
-        snoozes=row.snoozes,
-        cancel_requested=row.cancel_requested,
+        id=id,
+        channel=channel,
+        queue=queue,
+        status=_STATUS[status],
+        version=version,
+        scheduled_at=scheduled_at,
+        due_at=due_at,
+        expires_at=expires_at,
+        priority=priority,
+        tenant=tenant,
+        key=key,
+        tags=_decode_tags(tags) if tags else (),
+        correlation_id=correlation_id,
+        causation_id=causation_id,
+        root_id=root_id,
+        max_attempts=max_attempts,
+        attempt=attempt,
+        endings=endings,
+        interruptions=interruptions,
+        snoozes=snoozes,
+        cancel_requested=cancel_requested,
+        recipient=recipient,
+        payload=payload,
     )
 
 
 def with_contents(delivery: Delivery, recipient: str | None, payload: str | None) -> Delivery:
     """`delivery` with what stands beside it; None where it was erased. Raises: CorruptHistory."""
+    return msgspec.structs.replace(delivery, recipient=recipient, payload=_payload(delivery.id, payload))
+
+
+def _payload(id: UUID, text: str | None) -> Any:
     try:
-        value = None if payload is None else _decode_payload(payload)
+        return None if text is None else _decode_payload(text)
     except (ValueError, RecursionError) as error:
-        raise CorruptHistory(
-            f"the payload of delivery {delivery.id} cannot be read: {type(error).__name__}"
-        ) from None
-    return msgspec.structs.replace(delivery, recipient=recipient, payload=value)
+        raise CorruptHistory(f"the payload of delivery {id} cannot be read: {type(error).__name__}") from None
 
 
 def claimed_of(row: Any, now: datetime) -> Claimed:
-    """A claimed row: a pending one is its fold, since the rules are frozen anew by `Attempted`."""
+    """A row of `CLAIM_COLUMNS`: a pending one is its fold, since the rules are frozen anew by `Attempted`."""
+    recorded_at, digest, lookups, recipient, payload = row[_DELIVERY : _DELIVERY + 5]
     try:
-        delivery = with_contents(delivery_of(row), row.recipient, row.payload)
+        delivery = _read(row, recipient, _payload(row[0], payload))
     except CorruptHistory as error:
-        return Claimed(row.id, START, now, problem=str(error))
-    return Claimed(row.id, Stream(delivery, row.digest, row.recorded_at), now, row.lookups)
+        return Claimed(row[0], START, now, problem=str(error))
+    return Claimed(delivery.id, Stream(delivery, digest, recorded_at), now, lookups)
 
 
 def recorded_of(row: Any, note: str | None = None) -> Recorded:

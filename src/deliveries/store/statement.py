@@ -29,5 +29,5 @@ class Statement:
             known = self._compiled[dialect.driver] = (str(compiled), compiled.positiontup)
         sql, positions = known
         if positions is None:
-            return connection.exec_driver_sql(sql, values)  # type: ignore[arg-type]  # any mapping will do
+            return connection.exec_driver_sql(sql, values)
         return connection.exec_driver_sql(sql, tuple(values[name] for name in positions))
