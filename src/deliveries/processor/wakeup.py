@@ -32,6 +32,9 @@ class Wakeup:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._alone = engine
+        if engine.dialect.name == "postgresql":
+            self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._listeners: frozenset[Callable[[], None]] = frozenset()
         self._engines: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -100,8 +103,7 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
             return
         due.clear()
         try:
-            alone = wakeup._engine.execution_options(isolation_level="AUTOCOMMIT")
-            with alone.connect() as connection:
+            with wakeup._alone.connect() as connection:
                 connection.exec_driver_sql(_NOTIFY)
         except Exception:
             _log.debug("a notification was not sent; processors poll", exc_info=True)

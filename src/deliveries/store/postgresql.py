@@ -54,8 +54,7 @@ def _kinds(columns: Sequence[str]) -> dict[str, str]:
 
 
 # One statement for one delivery or thousands. Who finds the key taken inserts nothing: the unique
-# index makes a concurrent caller of the same key wait for the other's end, and nobody else. It counts
-# events instead of returning ids: where all were written, which is nearly always, nobody need ask.
+# index makes a concurrent caller of the same key wait for the other's end, and nobody else.
 SCHEDULE = Rows(
     f"""
 WITH u AS MATERIALIZED ({{rows}}),
@@ -72,10 +71,10 @@ c AS (
   SELECT id, recipient, payload, salt FROM u JOIN d USING (id))
 INSERT INTO delivery_events (delivery_id, version, type, schema_version, recorded_at, body, digest)
 SELECT id, version, type, schema_version, recorded_at, body, digest FROM u JOIN d USING (id) ORDER BY id
+RETURNING delivery_id
 """,
     _kinds(BIRTH_COLUMNS),
 )
-PRESENT = text("SELECT id FROM deliveries WHERE id = ANY(CAST(:ids AS uuid[]))")
 
 # Priority by priority, so that each is one range of the index (queue, priority, due_at): a million
 # deliveries of tomorrow in priority 0 are never walked to find one of today in priority 1. The
@@ -135,16 +134,10 @@ n AS (
   INSERT INTO delivery_notes (delivery_id, version, text, salt)
   SELECT id, version, note, salt FROM changed WHERE note IS NOT NULL)
 INSERT INTO delivery_events (delivery_id, {_EVENT_LIST.removeprefix("id, ")})
-SELECT {_EVENT_LIST} FROM changed
+SELECT {_EVENT_LIST} FROM changed RETURNING delivery_id
 """,
     _kinds(WRITE_COLUMNS),
 )
-# Asked only where not all were written: those whose event is there, byte for byte.
-WRITTEN = text("""
-SELECT delivery_id FROM delivery_events
-WHERE delivery_id = ANY(CAST(:ids AS uuid[])) AND digest = ANY(CAST(:digests AS bytea[]))
-""")
-
 EXPIRED = text(f"""
 SELECT id FROM deliveries WHERE status = 'attempting' AND lease_until <= {NOW}
 ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED
@@ -233,10 +226,7 @@ class PostgreSQL:
         ordered = sorted(births, key=lambda birth: (birth.scheduled.tenant, birth.scheduled.key or ""))
         for start in range(0, len(ordered), CHUNK):
             rows = [birth_row(birth) for birth in ordered[start : start + CHUNK]]
-            ids = {row[0] for row in rows}
-            if SCHEDULE.run(connection, rows, now=now).rowcount < len(rows):
-                ids = set(connection.scalars(PRESENT, {"ids": list(ids)}))
-            created |= ids
+            created.update(SCHEDULE.run(connection, rows, now=now).scalars())
         return created
 
     def claim(
@@ -267,13 +257,10 @@ class PostgreSQL:
             other = first.setdefault(row[0], row)
             if row[1] < other[1]:  # of several events for one delivery the lowest version counts: the
                 first[row[0]] = row  # next one was decided from a state to come
-        rows, written = list(first.values()), 0
-        for batch in _alike(rows):
-            written += APPEND.run(connection, batch, now=now).rowcount
-        if written == len(rows):
-            return set(first)
-        wanted = {"ids": list(first), "digests": [row[6] for row in rows]}
-        return set(connection.scalars(WRITTEN, wanted))
+        written: set[UUID] = set()
+        for batch in _alike(list(first.values())):
+            written.update(APPEND.run(connection, batch, now=now).scalars())
+        return written
 
     def expired(self, connection: Connection, limit: int, now: datetime | None) -> list[UUID]:
         found: list[UUID] = []

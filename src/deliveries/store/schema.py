@@ -193,7 +193,7 @@ deliveries = Table(
     # on it, the open attempt can be taken over. One condition: each is parsed by every statement.
     CheckConstraint(
         "CASE status WHEN 'pending' THEN due_at WHEN 'attempting' THEN lease_until ELSE recorded_at END"
-        " IS NOT NULL",
+        " IS NOT NULL AND version > 0",
         name="deliveries_live_has_a_time",
     ),
     # room for the two updates of a life on the same page
