@@ -51,6 +51,12 @@ class Call:
     """A call is not entered in so last a moment: two clocks differ in pace, and to enter takes time."""
     lookups: int = 0
     """Which question this is, from 1; 0 for an attempt."""
+    delivery: Delivery = field(init=False)
+    """The delivery that is attempted."""
+    is_lookup: bool = field(init=False)
+    """True where the provider is asked, not called."""
+    is_async: bool = field(init=False)
+    """Whether it must be awaited."""
     entered: bool = False
     withdrawn: bool = False
     """True: not to be entered any more."""
@@ -73,26 +79,16 @@ class Call:
     reporting: commands.Command | None = field(default=None, repr=False)
     """The report, once made: it must not change when it is written again."""
 
-    @property
-    def delivery(self) -> Delivery:
-        """The delivery that is attempted."""
+    def __post_init__(self) -> None:
         assert self.stream.delivery is not None
-        return self.stream.delivery
-
-    @property
-    def is_lookup(self) -> bool:
-        """True where the provider is asked, not called."""
-        return self.lookups > 0
+        self.delivery = self.stream.delivery
+        self.is_lookup = self.lookups > 0
+        self.is_async = self.registration.asks_async if self.is_lookup else self.registration.is_async
 
     @property
     def function(self) -> Any:
         """What to call with (delivery, attempt)."""
         return self.registration.lookup if self.is_lookup else self.registration.function
-
-    @property
-    def is_async(self) -> bool:
-        """Whether it must be awaited."""
-        return self.registration.asks_async if self.is_lookup else self.registration.is_async
 
     @property
     def timeout(self) -> float:

@@ -217,7 +217,9 @@ class Processor:
             self._next_presence = monotonic + self._settings.lease / 3
         swept = self._sweep() if self._is_claiming and monotonic >= self._next_sweep else False
         free = self._claims.free()
-        if free and not (self._wants_claim(monotonic) and self._is_worth_claiming(free)):
+        # what has to be written anyway looks for more on the same trip: who is busy needs no hints
+        wanted = self._wants_claim(monotonic) or (bool(self._ledger.finished) and self._is_claiming)
+        if free and not (wanted and self._is_worth_claiming(free)):
             free = {}
         if free or self._ledger.finished:
             full = self._exchange(free)

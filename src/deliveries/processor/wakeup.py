@@ -19,8 +19,9 @@ from sqlalchemy import Connection, Engine, event
 
 CHANNEL = "deliveries"
 _HINT = "deliveries.hint"
-_PAUSE_SECONDS = 0.01
-"""Notifications are sent at most this often: one wakes whoever waits."""
+_PAUSE_SECONDS = 0.005
+"""Between two notifications, for each hint since the last one: the busier, the more often somebody looks."""
+_MAX_PAUSE_SECONDS = 0.05
 # One round trip. Nothing durable is written, so nobody need wait for the disk.
 _NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
 
@@ -39,6 +40,7 @@ class Wakeup:
         self._engines: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._due = threading.Event()
+        self._hints = 0
         self._notifier: threading.Thread | None = None
         self._closed = False
 
@@ -68,6 +70,7 @@ class Wakeup:
         for listener in self._listeners:
             listener()
         if self._engine.dialect.name == "postgresql" and not self._closed:
+            self._hints += 1
             self._due.set()
             if self._notifier is None:
                 self._start_notifier()
@@ -107,8 +110,9 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
                 connection.exec_driver_sql(_NOTIFY)
         except Exception:
             _log.debug("a notification was not sent; processors poll", exc_info=True)
+        hints, wakeup._hints = wakeup._hints, 0
         del wakeup
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(min(hints * _PAUSE_SECONDS, _MAX_PAUSE_SECONDS))
     wakeup = owner()
     if wakeup is not None:
         wakeup._notifier = None

@@ -10,37 +10,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection
 
 from deliveries.store.statement import Statement
 
 
 class Rows:
-    """A statement in whose text `{rows}` is a SELECT of the rows that it is run for.
+    """A statement that writes rows, and says which.
 
-    `kinds`: column -> type, in the order in which the rows have them.
+    In `sql`, `{rows}` stands for a SELECT of the rows that it is run for; `returning`: the id of each that
+    was written. `kinds`: column -> type, in the order in which rows have them, the id first.
     """
 
-    def __init__(self, sql: str, kinds: Mapping[str, str]) -> None:
-        self._sql, self._kinds = sql, dict(kinds)
+    def __init__(self, sql: str, returning: str, kinds: Mapping[str, str]) -> None:
+        self._sql, self._returning, self._kinds = sql, returning, dict(kinds)
         self._statements: dict[tuple[str, ...], Statement] = {}
 
-    def run(
-        self, connection: Connection, rows: Sequence[tuple[Any, ...]], **values: Any
-    ) -> CursorResult[Any]:
-        """Execute for these rows, at least one; `values` are the statement's other parameters."""
+    def write(self, connection: Connection, rows: Sequence[tuple[Any, ...]], **values: Any) -> set[UUID]:
+        """Write these rows, at least one, each with another id; `values` are the other parameters.
+
+        Returns the ids of those that were written. For one row the number of them says it all.
+        """
+        if len(rows) == 1:
+            values.update(zip(self._kinds, rows[0], strict=True))
+            return {rows[0][0]} if self._statement(()).run(connection, values).rowcount else set()
         varying = []
         for (name, kind), column in zip(self._kinds.items(), zip(*rows, strict=True), strict=True):
             values[name] = first = column[0]
             if column.count(first) < len(column):
                 varying.append(name)
                 values[name] = _literal(_ELEMENTS[kind], column)
-        key = tuple(varying)
-        statement = self._statements.get(key)
+        return set(self._statement(tuple(varying)).run(connection, values).scalars())
+
+    def _statement(self, varying: tuple[str, ...]) -> Statement:
+        statement = self._statements.get(varying)
         if statement is None:  # a handful in the life of a program
-            statement = self._statements[key] = Statement(self._sql.format(rows=self._select(varying)))
-        return statement.run(connection, values)
+            sql = self._sql.format(rows=self._select(varying))
+            sql += f"RETURNING {self._returning}" if varying else ""
+            statement = self._statements[varying] = Statement(sql)
+        return statement
 
     def _select(self, varying: Sequence[str]) -> str:
         chosen = ", ".join(

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, text
 
 from deliveries.errors import StandbyReader
 from deliveries.store.arrays import Rows
@@ -31,6 +31,7 @@ from deliveries.store.rows import (
     claimed_of,
     write_row,
 )
+from deliveries.store.schema import Instant
 from deliveries.store.statement import Statement
 
 NOW = "coalesce(CAST(:now AS timestamptz), statement_timestamp())"
@@ -55,8 +56,7 @@ def _kinds(columns: Sequence[str]) -> dict[str, str]:
 
 # One statement for one delivery or thousands. Who finds the key taken inserts nothing: the unique
 # index makes a concurrent caller of the same key wait for the other's end, and nobody else.
-SCHEDULE = Rows(
-    f"""
+_SCHEDULE = f"""
 WITH u AS MATERIALIZED ({{rows}}),
 d AS (
   INSERT INTO deliveries (id, version, status, channel, queue, priority, scheduled_at, due_at,
@@ -65,16 +65,19 @@ d AS (
   SELECT id, version, 'pending', channel, queue, priority, scheduled_at,
     coalesce(due_at, {NOW}), expires_at, 0, 0, 0, 0, tenant, key, tags, correlation_id,
     causation_id, root_id, max_attempts, recorded_at, digest
-  FROM u ON CONFLICT (tenant, key) WHERE key IS NOT NULL DO NOTHING RETURNING id),
+  FROM u {{unless_taken}} RETURNING id),
 c AS (
   INSERT INTO delivery_contents (delivery_id, recipient, payload, salt)
   SELECT id, recipient, payload, salt FROM u JOIN d USING (id))
 INSERT INTO delivery_events (delivery_id, version, type, schema_version, recorded_at, body, digest)
 SELECT id, version, type, schema_version, recorded_at, body, digest FROM u JOIN d USING (id) ORDER BY id
-RETURNING delivery_id
-""",
-    _kinds(BIRTH_COLUMNS),
-)
+"""
+_TAKEN = "ON CONFLICT (tenant, key) WHERE key IS NOT NULL DO NOTHING"
+SCHEDULE = Rows(_SCHEDULE.replace("{unless_taken}", _TAKEN), "delivery_id", _kinds(BIRTH_COLUMNS))
+# Without a key there is nothing to collide with, and an insert that need not look is the cheaper one.
+SCHEDULE_KEYLESS = Rows(_SCHEDULE.replace("{unless_taken}", ""), "delivery_id", _kinds(BIRTH_COLUMNS))
+
+_INSTANTS = [place for place, column in enumerate(CLAIM_COLUMNS) if isinstance(column.type, Instant)] + [-1]
 
 # Priority by priority, so that each is one range of the index (queue, priority, due_at): a million
 # deliveries of tomorrow in priority 0 are never walked to find one of today in priority 1. The
@@ -134,8 +137,9 @@ n AS (
   INSERT INTO delivery_notes (delivery_id, version, text, salt)
   SELECT id, version, note, salt FROM changed WHERE note IS NOT NULL)
 INSERT INTO delivery_events (delivery_id, {_EVENT_LIST.removeprefix("id, ")})
-SELECT {_EVENT_LIST} FROM changed RETURNING delivery_id
+SELECT {_EVENT_LIST} FROM changed
 """,
+    "delivery_id",
     _kinds(WRITE_COLUMNS),
 )
 EXPIRED = text(f"""
@@ -175,8 +179,9 @@ mine AS (
     SELECT ctid AS place FROM deliveries WHERE id = u.id AND lease_owner = :owner AND status = 'attempting'
     LIMIT 1 FOR UPDATE SKIP LOCKED) d)
 UPDATE deliveries d SET lease_until = greatest(d.lease_until, {NOW} + make_interval(secs => u.seconds))
-FROM mine u WHERE d.ctid = u.place RETURNING d.id
+FROM mine u WHERE d.ctid = u.place
 """,
+    "d.id",
     {"id": "uuid", "seconds": "float8"},
 )
 
@@ -208,12 +213,15 @@ def _alike(rows: list[tuple[Any, ...]]) -> Iterable[list[tuple[Any, ...]]]:
     return groups.values()
 
 
-def _claimed(rows: Iterable[Any]) -> list[Claimed]:
+def _claimed(rows: CursorResult[Any]) -> list[Claimed]:
     """Rows of `CLAIM_COLUMNS` and the database's now, with times in UTC, whatever the session's zone is."""
     found = []
-    for row in rows:
-        columns = [value.astimezone(UTC) if type(value) is datetime else value for value in row]
-        found.append(claimed_of(columns, columns.pop()))
+    for row in rows.fetchall():
+        columns = list(row)
+        for place in _INSTANTS:
+            if (instant := columns[place]) is not None:
+                columns[place] = instant.astimezone(UTC)
+        found.append(claimed_of(columns, columns[-1]))
     return found
 
 
@@ -223,10 +231,11 @@ class PostgreSQL:
     def schedule(self, connection: Connection, births: Sequence[Birth], now: datetime | None) -> set[UUID]:
         created: set[UUID] = set()
         # by key, so that two batches of the same keys wait for each other and never cross
-        ordered = sorted(births, key=lambda birth: (birth.scheduled.tenant, birth.scheduled.key or ""))
+        ordered = sorted(births, key=lambda birth: (birth.scheduled.key or "", birth.scheduled.tenant))
         for start in range(0, len(ordered), CHUNK):
             rows = [birth_row(birth) for birth in ordered[start : start + CHUNK]]
-            created.update(SCHEDULE.run(connection, rows, now=now).scalars())
+            statement = SCHEDULE_KEYLESS if ordered[start + len(rows) - 1].scheduled.key is None else SCHEDULE
+            created |= statement.write(connection, rows, now=now)
         return created
 
     def claim(
@@ -259,7 +268,7 @@ class PostgreSQL:
                 first[row[0]] = row  # next one was decided from a state to come
         written: set[UUID] = set()
         for batch in _alike(list(first.values())):
-            written.update(APPEND.run(connection, batch, now=now).scalars())
+            written |= APPEND.write(connection, batch, now=now)
         return written
 
     def expired(self, connection: Connection, limit: int, now: datetime | None) -> list[UUID]:
@@ -299,7 +308,7 @@ class PostgreSQL:
         now: datetime | None,
     ) -> set[UUID]:
         rows = list(zip(ids, seconds, strict=True))
-        return set(RENEW.run(connection, rows, owner=owner, now=now).scalars())
+        return RENEW.write(connection, rows, owner=owner, now=now)
 
     def safe_position(self, connection: Connection) -> int:
         standby, last = connection.execute(LAST_POSITION).one()
