@@ -177,6 +177,7 @@ class Scripted:
         self.stopping = threading.Event()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._listening.settimeout(0.02)
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         self.port: int = self._listening.getsockname()[1]
         self._visits: list[tuple[Visit, threading.Thread]] = []
         self._thread = threading.Thread(target=self._serve, name="scripted")

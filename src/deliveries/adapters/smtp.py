@@ -169,10 +169,10 @@ def dotted(content: bytes) -> bytes:
     No lone CR or LF survives, by which some servers would see an end where there is none
     (CVE-2023-51764 and its kin).
     """
-    lines = re.sub(rb"\r\n|\r|\n", b"\r\n", content)
+    lines = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
     if not lines.endswith(b"\r\n"):
         lines += b"\r\n"
-    return re.sub(rb"(?m)^\.", b"..", lines) + b".\r\n"
+    return (b"." if lines.startswith(b".") else b"") + lines.replace(b"\r\n.", b"\r\n..") + b".\r\n"
 
 
 def redacted(text: str, secrets: tuple[str, ...], clean: Callable[[str], str]) -> str:

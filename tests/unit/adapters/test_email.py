@@ -438,7 +438,7 @@ def test_a_broken_conversation_is_retried_unless_the_message_was_sent(stage: str
 def heavy(delivery: Delivery) -> EmailMessage:
     """More than the buffers between two sockets take."""
     message = letter(delivery)
-    message.add_attachment(bytes(12 * 2**20), maintype="application", subtype="octet-stream")
+    message.add_attachment(bytes(4 * 2**20), maintype="application", subtype="octet-stream")
     return message
 
 
