@@ -59,9 +59,7 @@ def test_a_message_ends_once_and_is_read_as_it_was(content: bytes) -> None:
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=200)
-encoded_words = st.sampled_from(
-    ["=?utf-8?q?=0D=0ABcc:_eve=40x?=", "=?utf-8?b?DQpCY2M6IGV2ZUB4?=", "a: b", "\t"]
-)
+encoded = st.sampled_from(["=?utf-8?q?=0D=0ABcc:_eve=40x?=", "=?utf-8?b?DQpCY2M6IGV2ZUB4?=", "a: b", "\t"])
 
 
 @given(st.lists(texts | encoded, max_size=5).map(" ".join), texts, st.none() | texts)
