@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from deliveries import Deliveries, Status
+from deliveries.errors import CallerError
 from deliveries.store.schema import workers
 from support.apps import Apps, Calls, assert_called_once_each, eventually, schedule
 
