@@ -426,10 +426,11 @@ BROKEN: dict[str, Act] = {
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_conversation_is_retried_unless_the_message_was_sent(stage: str, kind: str) -> None:
+    limit = 2.0 if stage == "message" else 0.3  # it must come as far as that, also on a busy machine
     started = time.monotonic()
     with Scripted({stage: BROKEN[kind]}) as server:
-        outcome = call(smtp(server, timeout=0.3))
-        assert time.monotonic() - started < 3
+        outcome = call(smtp(server, timeout=limit))
+        assert time.monotonic() - started < limit + 3
     assert type(outcome) is (Unknown if stage == "message" else Retry)
     assert f"127.0.0.1:{server.port}" in text(outcome)
     assert len(text(outcome)) < 500
@@ -515,7 +516,7 @@ def test_the_tighter_timeout_counts_and_ours_comes_before_the_attempts(own: floa
     started = time.monotonic()
     with Scripted(MAIL=mail.silence) as server:
         outcome = call(smtp(server, timeout=own), attempt=an_attempt(timeout=attempt))
-        assert time.monotonic() - started < min(own, attempt) + 1
+        assert time.monotonic() - started < min(own, attempt) + 3
     assert type(outcome) is Retry
     assert "TimeoutError" in text(outcome)
 
