@@ -30,18 +30,19 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from datetime import timedelta
-from email.headerregistry import Address
 from email.message import EmailMessage
-from email.policy import SMTP as POLICY
 from email.utils import format_datetime
 from smtplib import SMTPAuthenticationError
 from typing import Final, Literal
 
-from deliveries.adapters.smtp import Conversation, Garbled, Refused, address, dotted, redacted
+from deliveries.adapters.letters import letter, sender_of, written
+from deliveries.adapters.smtp import Conversation, Garbled, Refused, address, redacted
 from deliveries.core.delivery import Attempt, Delivery
 from deliveries.core.notes import clean, describe, type_name
 from deliveries.core.outcomes import Bounced, Cancel, Delivered, Outcome, Retry, Unknown, seconds
 from deliveries.errors import InvalidAdapter, shown
+
+__all__ = ["Smtp", "letter"]
 
 HEADROOM: Final = 0.1
 """Share of an attempt's timeout kept back, at most half a second, so that our verdict is first."""
@@ -54,29 +55,7 @@ Tls = Literal["starttls", "implicit", "none"]
 
 _ABOUT_US = ("connect", "EHLO", "STARTTLS", "AUTH")
 _LOG_IN_FIRST = (530, 534, 535, 538)  # RFC 4954, sections 4.7.1 and 6
-_HEADER_NAME = re.compile(r"[!-9;-~]{1,76}")  # RFC 5322, section 3.6.8
 _MAILBOX = re.compile(r"5\.(1\.(?![78]\b)|2\.)[0-9]{1,3}\b")  # X.1.7 and X.1.8 are the sender's address
-
-
-def letter(delivery: Delivery) -> EmailMessage:
-    """The message of a payload such as `{"subject": ..., "text": ...}`, with `"html"` if there is one.
-
-    Raises: Cancel, naming what is wrong and repeating none of it.
-    """
-    payload = delivery.payload if isinstance(delivery.payload, dict) else {}
-    if not {"subject", "text"} <= payload.keys() <= {"subject", "text", "html"}:
-        raise Cancel('the payload must have "subject" and "text", may have "html", and nothing else')
-    if not all(isinstance(part, str) for part in payload.values()):
-        raise Cancel("subject, text and html must be text")
-    message = EmailMessage()
-    try:
-        message["Subject"] = payload["subject"]
-    except ValueError:
-        raise Cancel("the subject holds a line break") from None
-    message.set_content(payload["text"])
-    if "html" in payload:
-        message.add_alternative(payload["html"], subtype="html")
-    return message
 
 
 class Smtp:
@@ -127,7 +106,7 @@ class Smtp:
         self._host, self._tls, self._message, self._hostname = host, tls, message, hostname
         self._login = None if username is None or password is None else (username, password)
         try:
-            self._sender, self._from = _sender(sender)
+            self._sender, self._from = sender_of(sender)
             self._timeout = seconds(timeout, "timeout")
             self._connect_timeout = seconds(connect_timeout, "connect_timeout")
             flaw = _flaw_of(host, port, tls, username, password, hostname, effect)
@@ -159,7 +138,7 @@ class Smtp:
         except Exception as error:
             return Retry(error)  # nothing was sent
         try:
-            content = _written(message, wide=not recipient.isascii())
+            content = written(message, wide=not recipient.isascii())
         except Exception as error:
             return Cancel(f"the message cannot be sent: {describe(error)}")
         return self._exchange(recipient, content, identity, deadline)
@@ -257,19 +236,6 @@ class Smtp:
         return redacted(text, self._secrets, lambda told: clean(told, 300))
 
 
-def _sender(sender: str) -> tuple[str, Address]:
-    """The address of the envelope, and what From says. Raises: ValueError."""
-    if not isinstance(sender, str) or not sender.isprintable():
-        raise ValueError("sender must be an address, or a name and an address in <>")
-    name, bracket, rest = sender.rpartition("<")
-    spec = rest.removesuffix(">") if bracket else sender
-    try:
-        plain = address(spec if spec.isascii() and (not bracket or rest != spec) else None)
-    except ValueError:
-        raise ValueError("sender must be one address, in ASCII, in <> where a name precedes it") from None
-    return plain, Address(name.strip().strip('"'), addr_spec=plain)
-
-
 def _flaw_of(
     host: str,
     port: int | None,
@@ -303,15 +269,3 @@ def _forms(username: str, password: str) -> tuple[str, ...]:
     """How a server may echo what we logged in with."""
     sent = (password, f"\0{username}\0{password}")
     return (*sent, *(base64.b64encode(form.encode()).decode() for form in sent))
-
-
-def _written(message: EmailMessage, *, wide: bool) -> bytes:
-    """The bytes for the wire. Raises: ValueError where a header is not one header."""
-    policy = POLICY.clone(cte_type="7bit", utf8=wide)
-    flat = message.as_bytes(policy=policy)
-    head = flat.partition(b"\r\n\r\n")[0]
-    names = [line.partition(b":")[0].decode() for line in head.split(b"\r\n") if line[:1] not in b" \t"]
-    # However it was smuggled in: what would be read as a header must be one that was set.
-    if names != message.keys() or not all(map(_HEADER_NAME.fullmatch, names)):
-        raise ValueError("a header holds a line break, or its name cannot be one")
-    return dotted(flat)

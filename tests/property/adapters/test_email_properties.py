@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deliveries.adapters.email import Smtp, _written, letter
+from deliveries.adapters.email import Smtp, letter
+from deliveries.adapters.letters import written
 from deliveries.adapters.smtp import Refused, address, dotted
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.outcomes import Bounced, Cancel, Outcome, Retry, Unknown
@@ -71,7 +72,7 @@ def test_any_subject_and_text_are_refused_or_arrive_under_their_own_headers(
 ) -> None:
     try:
         made = letter(a_delivery(subject, text, html))
-        wire = _written(made, wide=False)
+        wire = written(made, wide=False)
     except (Cancel, ValueError):
         return
     assert wire.isascii()
@@ -87,7 +88,7 @@ def test_any_subject_and_text_are_refused_or_arrive_under_their_own_headers(
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
 def test_an_ordinary_subject_arrives(subject: str) -> None:
-    wire = _written(letter(a_delivery(subject, "text")), wide=False)
+    wire = written(letter(a_delivery(subject, "text")), wide=False)
     got = email.message_from_bytes(undotted(wire)[0], policy=email.policy.default)
     if "=?" not in subject:
         assert str(got["Subject"]).split() == subject.split()
