@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test simulate explore chaos crash check format docs bench mutate clean
+.PHONY: demo test example-payments example-invoices example-shop simulate explore chaos crash check format docs bench mutate clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -19,6 +19,15 @@ demo: $(READY)  ## The main job, end to end, on an embedded SQLite file
 
 test: $(READY)  ## All tests
 	$(BIN)/pytest -n auto --dist worksteal
+
+example-payments: $(READY)  ## A shop that charges cards, and a worker that is killed
+	$(BIN)/python -m examples.payments.story
+
+example-invoices: $(READY)  ## A PDF for each invoice, mailed
+	$(BIN)/python -m examples.invoices.story
+
+example-shop: $(READY)  ## A FastAPI shop that is killed and owes nobody anything
+	$(BIN)/python -m examples.fastapi_shop.story
 
 simulate: $(READY)  ## N histories of everything at once, on a store that fails: N=10000 SEED=0, or ONLY=seed
 	PYTHONPATH=tests $(BIN)/python -m simulation $(or $(N),10000) --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))

@@ -24,8 +24,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from deliveries import Delivered, Delivery, NotDone
+from examples.process import PATIENCE_SECONDS, Process, until
 
-from .process import PATIENCE_SECONDS, Process, until
 from .proof import findings
 from .shop import Base, Order, payments, place
 
@@ -65,7 +65,7 @@ class Story:
 
     def worker(self, *options: str) -> Process:
         """Another worker."""
-        return Process("worker", self._database, self._gateway, *options)
+        return Process("examples.payments.worker", self._database, self._gateway, *options)
 
     def books(self) -> dict[str, Any]:
         """What the gateway states."""
@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument("--lie", action="store_true")
     options = parser.parse_args()
     lie = ["--forget-keys"] if options.lie else []
-    with tempfile.TemporaryDirectory() as folder, Process("gateway", *lie) as gateway:
+    with tempfile.TemporaryDirectory() as folder, Process("examples.payments.gateway", *lie) as gateway:
         story = Story(options.url or f"sqlite:///{folder}/shop.db", gateway.says())
         with closing(story.app):
             return 0 if story.report(story.perform()) else 1

@@ -101,14 +101,19 @@ class AsyncTwins:
             processor.stop()
             await asyncio.shield(asyncio.to_thread(processor.join))
 
-    def lifespan(self, asgi_app: object = None) -> AbstractAsyncContextManager[None]:
-        """A processor for as long as an ASGI application lives: `FastAPI(lifespan=app.lifespan)`."""
-        return _lifespan(self._sync)
+    def lifespan(
+        self, asgi_app: object = None, queues: Mapping[str, int] | None = None, **settings: Any
+    ) -> AbstractAsyncContextManager[None]:
+        """A processor for as long as an ASGI application lives: `FastAPI(lifespan=app.lifespan)`.
+
+        A lifespan of your own passes `queues` and `settings` on, as to `processor`.
+        """
+        return _lifespan(self._sync.running_async(queues, **settings))
 
 
 @asynccontextmanager
-async def _lifespan(app: Deliveries) -> AsyncIterator[None]:
-    async with app.running_async():
+async def _lifespan(running: AbstractAsyncContextManager[Processor]) -> AsyncIterator[None]:
+    async with running:
         yield
 
 

@@ -23,8 +23,8 @@ from deliveries import Delivery, Status
 from unit.docs.pages import blocks, matches
 
 if TYPE_CHECKING:
-    from examples.payments.process import Process
     from examples.payments.story import Story
+    from examples.process import Process
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "payments"
@@ -39,9 +39,9 @@ def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def gateway(on_the_path: None) -> Iterator[Process]:
-    from examples.payments.process import Process
+    from examples.process import Process
 
-    with Process("gateway") as running:
+    with Process("examples.payments.gateway") as running:
         yield running
 
 
@@ -55,7 +55,7 @@ def story(database_url: str, gateway: Process) -> Iterator[Story]:
 
 
 def until(condition: Any, what: str) -> None:
-    from examples.payments.process import until
+    from examples.process import until
 
     until(condition, what)
 

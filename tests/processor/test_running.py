@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from deliveries import Deliveries, Status
+from deliveries.errors import CallerError
 from deliveries.store.schema import workers
 from support.apps import Apps, Calls, assert_called_once_each, eventually, schedule
 
@@ -97,6 +98,16 @@ def test_a_lifespan(app: Deliveries, calls: Calls) -> None:
 
     asyncio.run(serve())
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("queues", "settings"), [({"q": 0}, {}), (None, {"lease": 0}), (None, {"odd": 1})])
+def test_a_lifespan_takes_queues_and_settings(app: Deliveries, queues: Any, settings: dict[str, Any]) -> None:
+    async def serve() -> None:
+        async with app.lifespan(object(), queues, **settings):
+            raise AssertionError("they were not looked at")
+
+    with pytest.raises(CallerError):
+        asyncio.run(serve())
 
 
 def test_draining_and_performing_beside_an_event_loop(app: Deliveries, calls: Calls) -> None:

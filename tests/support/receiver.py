@@ -134,7 +134,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
-        self._tls = _server_context() if receiver.tls else None
+        self._tls = server_context() if receiver.tls else None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -228,7 +228,7 @@ class _Stopped(Exception):
     """The receiver stops, or this answer has taken long enough."""
 
 
-def _server_context() -> ssl.SSLContext:
+def server_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
         file.write(_KEY + CERTIFICATE)

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *GUIDE]
 DECISIONS = sorted((ROOT / "docs" / "adr").glob("*.md"))
 EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 EVERYTHING = [*PAGES, *DECISIONS, *EXAMPLES, ROOT / "CHANGELOG.md"]
@@ -41,10 +42,17 @@ def program(text: str) -> str:
     return "\n".join(lines)
 
 
-def run(page: Path, directory: Path) -> str:
-    """What the page's program prints. Fails with its traceback where it does not end well."""
+def run(page: Path, directory: Path, url: str | None = None) -> str:
+    """What the page's program prints. Fails with its traceback where it does not end well.
+
+    `url`: of a database in place of the page's own.
+    """
     script = directory / page.name
-    script.write_text(program(page.read_text()))
+    code = program(page.read_text())
+    if url is not None:
+        code, found = re.subn(r'"sqlite:///\w+\.db"', lambda _: repr(url), code)
+        assert found
+    script.write_text(code)
     work = directory / "work"
     work.mkdir()
     env = {name: value for name, value in os.environ.items() if name != "DELIVERIES_URL"}

@@ -60,15 +60,15 @@ def test_decisions_are_numbered_without_a_hole() -> None:
 
 
 def test_targets_of_make_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in EVERYTHING:
-        named = re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)
+        named = re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)
         assert set(named) <= targets, name_of(page)
 
 
 def test_folders_of_the_readme_exist() -> None:
     table = (ROOT / "README.md").read_text().split("## Where things are")[1]
-    named = re.findall(r"`((?:src|tests|docs|benchmarks)[\w/]*)`", table)
+    named = re.findall(r"`((?:src|tests|docs|benchmarks|examples)[\w/]*)`", table)
     assert len(named) > 8
     for folder in named:
         assert (ROOT / folder).is_dir(), folder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.docs.pages import PAGES, blocks, matches, name_of, program, run
+from unit.docs.pages import PAGES, ROOT, blocks, matches, name_of, program, run
 
 WITH_PYTHON = [page for page in PAGES if blocks(page.read_text(), "python")]
 
@@ -18,9 +18,18 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     assert matches(shown, printed), f"{name_of(page)} shows\n{shown}\nbut prints\n{printed}"
 
 
+def test_the_page_for_readers_of_oban_is_true_of_postgresql_too(
+    empty_postgresql_url: str, tmp_path: Path
+) -> None:
+    page = ROOT / "docs" / "oban.md"
+    shown = "".join(blocks(page.read_text(), "text"))
+    assert matches(shown, run(page, tmp_path, empty_postgresql_url))
+
+
 def test_the_pages_with_code_are_these() -> None:
     names = {name_of(page) for page in WITH_PYTHON}
-    assert {"README.md", "docs/guide.md", "docs/webhooks.md", "docs/operations.md"} <= names
+    guide = {"docs/guide.md", "docs/guide/embed.md", "docs/guide/adapters.md", "docs/oban.md"}
+    assert guide | {"README.md", "docs/webhooks.md", "docs/email.md", "docs/operations.md"} <= names
 
 
 def test_code_keeps_its_lines() -> None:

@@ -1,7 +1,8 @@
-"""The other modules of this example as processes."""
+"""Processes of the examples, and waiting for them."""
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
@@ -10,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 PATIENCE_SECONDS = 30.0
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 class Process(subprocess.Popen[str]):
-    """A module of this example with these arguments; gone at the end of the `with`."""
+    """`python -m module` with these arguments and these variables; gone at the end of the `with`."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", f"{__package__}.{module}", *arguments]
-        super().__init__(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    def __init__(self, module: str, *arguments: str, **variables: str) -> None:
+        command = [sys.executable, "-m", module, *arguments]
+        env = {**os.environ, **variables}
+        super().__init__(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env)
 
     def says(self) -> str:
         """The next line that it prints."""

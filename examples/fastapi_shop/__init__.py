@@ -1,0 +1,1 @@
+"""A web shop whose every order owes a webhook and a mail; see README.md."""

@@ -1,0 +1,1 @@
+"""A PDF for each invoice, mailed; see README.md."""
