@@ -20,8 +20,8 @@ from deliveries.store.statement import Statement
 class Rows:
     """A statement that writes rows, and says which.
 
-    In `sql`, `{rows}` stands for a SELECT of the rows that it is run for; `returning`: the id of each that
-    was written. `kinds`: column -> type, in the order in which rows have them, the id first.
+    In `sql`, `WITH u AS {rows}` gives the rows that it is run for; `returning`: the id of each that was
+    written. `kinds`: column -> type, in the order in which rows have them, the id first.
     """
 
     def __init__(self, sql: str, returning: str, kinds: Mapping[str, str]) -> None:
@@ -57,14 +57,14 @@ class Rows:
             f"u.{name}" if name in varying else f"CAST(:{name} AS {kind}) AS {name}"
             for name, kind in self._kinds.items()
         )
-        if not varying:
-            return f"SELECT {chosen}"
+        if not varying:  # in line, so that each insert is one of plain values
+            return f"NOT MATERIALIZED (SELECT {chosen})"
         # by way of text, so that no driver tries to make an array of it; in a SELECT of its own, so that
         # the planner does not read it too, only to see how long it is
         arrays = ", ".join(
             f"(SELECT CAST(CAST(:{name} AS text) AS {self._kinds[name]}[]))" for name in varying
         )
-        return f"SELECT {chosen} FROM unnest({arrays}) AS u({', '.join(varying)})"
+        return f"MATERIALIZED (SELECT {chosen} FROM unnest({arrays}) AS u({', '.join(varying)}))"
 
 
 def _literal(element: Callable[[Any], str], values: Sequence[Any]) -> str:

@@ -57,7 +57,7 @@ def _kinds(columns: Sequence[str]) -> dict[str, str]:
 # One statement for one delivery or thousands. Who finds the key taken inserts nothing: the unique
 # index makes a concurrent caller of the same key wait for the other's end, and nobody else.
 _SCHEDULE = f"""
-WITH u AS MATERIALIZED ({{rows}}),
+WITH u AS {{rows}},
 d AS (
   INSERT INTO deliveries (id, version, status, channel, queue, priority, scheduled_at, due_at,
     expires_at, attempt, endings, interruptions, snoozes, tenant, key, tags, correlation_id,
@@ -68,14 +68,20 @@ d AS (
   FROM u {{unless_taken}} RETURNING id),
 c AS (
   INSERT INTO delivery_contents (delivery_id, recipient, payload, salt)
-  SELECT id, recipient, payload, salt FROM u JOIN d USING (id))
+  SELECT id, recipient, payload, salt FROM {{born}})
 INSERT INTO delivery_events (delivery_id, version, type, schema_version, recorded_at, body, digest)
-SELECT id, version, type, schema_version, recorded_at, body, digest FROM u JOIN d USING (id) ORDER BY id
+SELECT id, version, type, schema_version, recorded_at, body, digest FROM {{born}} ORDER BY id
 """
-_TAKEN = "ON CONFLICT (tenant, key) WHERE key IS NOT NULL DO NOTHING"
-SCHEDULE = Rows(_SCHEDULE.replace("{unless_taken}", _TAKEN), "delivery_id", _kinds(BIRTH_COLUMNS))
-# Without a key there is nothing to collide with, and an insert that need not look is the cheaper one.
-SCHEDULE_KEYLESS = Rows(_SCHEDULE.replace("{unless_taken}", ""), "delivery_id", _kinds(BIRTH_COLUMNS))
+
+
+def _scheduling(unless_taken: str, born: str) -> Rows:
+    sql = _SCHEDULE.replace("{unless_taken}", unless_taken).replace("{born}", born)
+    return Rows(sql, "delivery_id", _kinds(BIRTH_COLUMNS))
+
+
+SCHEDULE = _scheduling("ON CONFLICT (tenant, key) WHERE key IS NOT NULL DO NOTHING", "u JOIN d USING (id)")
+# Without a key there is nothing to collide with, and three inserts need not ask one another.
+SCHEDULE_KEYLESS = _scheduling("", "u")
 
 _INSTANTS = [place for place, column in enumerate(CLAIM_COLUMNS) if isinstance(column.type, Instant)] + [-1]
 
@@ -117,7 +123,7 @@ LOCK_SKIPPING = text(str(LOCK.text) + " SKIP LOCKED")
 _EVENT_LIST = ", ".join(EVENT_COLUMNS)
 APPEND = Rows(
     f"""
-WITH u AS MATERIALIZED ({{rows}}),
+WITH u AS {{rows}},
 locked AS (
   SELECT u.*, d.place FROM u CROSS JOIN LATERAL (
     SELECT ctid AS place FROM deliveries
@@ -173,7 +179,7 @@ WHERE id = CAST(:id AS uuid) AND status = 'held'
 
 RENEW = Rows(
     f"""
-WITH u AS MATERIALIZED ({{rows}}),
+WITH u AS {{rows}},
 mine AS (
   SELECT u.*, d.place FROM u CROSS JOIN LATERAL (
     SELECT ctid AS place FROM deliveries WHERE id = u.id AND lease_owner = :owner AND status = 'attempting'

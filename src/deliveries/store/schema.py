@@ -93,6 +93,7 @@ DOMAINS = {
     "delivery_instant": ("timestamptz", f"VALUE BETWEEN '{_FIRST:%F %TZ}' AND '{_LAST:%F %TZ}'"),
     "delivery_digest": ("bytea", "length(VALUE) = 32"),
     "delivery_count": ("int", f"VALUE BETWEEN 0 AND {MOST}"),
+    "delivery_version": ("int", f"VALUE BETWEEN 1 AND {MOST}"),
     "delivery_priority": ("int", "VALUE BETWEEN 0 AND 9"),
 }
 """PostgreSQL's types that hold no value a reader could not take: name -> (base type, condition).
@@ -107,6 +108,8 @@ def domain_of(column: Column[Any]) -> str | None:
     """The name of the domain that `column` has on PostgreSQL; None: it keeps its own type."""
     if isinstance(column.type, Instant):
         return "delivery_instant"
+    if column.table is deliveries and column.name == "version":  # the log may hold others' version 0
+        return "delivery_version"
     if column.name in _COUNTS and column.table is not schema:
         return "delivery_count"
     named = {"digest": "delivery_digest", "priority": "delivery_priority"}
@@ -193,7 +196,7 @@ deliveries = Table(
     # on it, the open attempt can be taken over. One condition: each is parsed by every statement.
     CheckConstraint(
         "CASE status WHEN 'pending' THEN due_at WHEN 'attempting' THEN lease_until ELSE recorded_at END"
-        " IS NOT NULL AND version > 0",
+        " IS NOT NULL",
         name="deliveries_live_has_a_time",
     ),
     # room for the two updates of a life on the same page
