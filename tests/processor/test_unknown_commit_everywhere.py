@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -125,9 +126,9 @@ def terminate(engine: Engine, pid: int) -> None:
 
 
 def flat(values: Any) -> Iterable[str]:
-    """The texts in a statement's parameters."""
+    """The words in a statement's parameters; PostgreSQL gets many values as one text."""
     if isinstance(values, str):
-        yield values
+        yield from re.findall(r"\w+", values)
     elif isinstance(values, dict):
         yield from flat(list(values.values()))
     elif isinstance(values, (list, tuple)):
