@@ -153,6 +153,9 @@ class Signal:
         if self._waiting is not None:
             self._waiting.wake = self._scheduler.now
 
+    def is_set(self) -> bool:
+        return self._set
+
     def clear(self) -> None:
         self._set = False
 

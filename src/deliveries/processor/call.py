@@ -72,6 +72,8 @@ class Call:
     cause: Cause = "error"
     gave_up: bool = False
     """True: cancelled by a shutdown after it was entered."""
+    skipped: int = 0
+    """How many batches left its outcome out, since somebody held the row or had moved it on."""
     tried: Change | None = None
     """What was last written for this call alone, if it was: its commit's answer may have been lost."""
     heard: dict[str, datetime] = field(default_factory=dict)

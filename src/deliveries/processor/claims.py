@@ -90,6 +90,8 @@ class Claims:
                 connection, name, self._channels, slots, self._store.deciding_now, cutoff
             )
             full = full or len(claimed) == slots
+            if claimed:
+                self._now.told(claimed[0].now)
             for one in claimed:
                 change = self._decide(connection, one)
                 if change is not None:
@@ -118,6 +120,7 @@ class Claims:
             one = self._store.claimed(connection, id)
             if one is None or (one.problem is None and not _is_due(one)):
                 return None
+            self._now.told(one.now)
             change = self._decide(connection, one)
             if change is None:
                 return None
@@ -139,7 +142,6 @@ class Claims:
         return started
 
     def _decide(self, connection: Connection, one: Claimed) -> Change | None:
-        self._now.told(one.now)
         problem = one.problem
         registration = None if problem else self._registrations.get(one.delivery.channel)
         if problem is None and registration is None:

@@ -29,6 +29,9 @@ from deliveries.store.failures import cause
 from deliveries.store.rows import Write
 from deliveries.store.store import Store
 
+PATIENCE = 3
+"""So often an outcome whose row somebody holds goes with a batch before it is settled alone."""
+
 _log = logging.getLogger("deliveries")
 
 
@@ -84,10 +87,10 @@ class Ledger:
     def __len__(self) -> int:
         return len(self.finished) + len(self.alone) + len(self.belated)
 
-    def add(self, call: Call) -> None:
+    def add(self, call: Call, now: datetime | None = None) -> None:
         """Take the outcome of a call; it is written by the next batch, or alone if it is a lookup."""
         call.reported = True
-        call.command(self._now())
+        call.command(now or self._now())
         (self.alone if call.is_lookup else self.finished).append(call)
 
     def batch(self, apart: Iterable[UUID] = ()) -> list[tuple[Call, Write]]:
@@ -108,15 +111,20 @@ class Ledger:
         return batch
 
     def written(self, batch: list[tuple[Call, Write]], ids: set[UUID]) -> list[Change]:
-        """The batch is committed: those not among `ids` are settled alone."""
+        """The batch is committed: those not among `ids` go with the next ones, and later are settled alone.
+
+        A claim of another processor that came a moment too late holds the rows it found taken until it
+        ends, which is soon.
+        """
         changes = []
+        self.finished.clear()
         for call, write in batch:
             if call.delivery.id in ids:
                 self._summary.count(write.change)
                 changes.append(write.change)
             else:
-                self.alone.append(call)
-        self.finished.clear()
+                call.skipped += 1
+                (self.finished if call.skipped < PATIENCE else self.alone).append(call)
         return changes
 
     def doubt(self) -> None:

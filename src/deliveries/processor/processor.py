@@ -293,6 +293,7 @@ class Processor:
 
     def _take_back(self) -> None:
         """Free the slots of calls that are over; take their outcomes, and those of the overdue."""
+        now = self._now() if self._back.qsize() else None
         with contextlib.suppress(queue.Empty):
             while True:
                 call = self._back.get_nowait()
@@ -300,7 +301,7 @@ class Processor:
                 self._claims.release(call)
                 del self._calls[id(call)]
                 if not call.reported:
-                    self._ledger.add(call)
+                    self._ledger.add(call, now)
                 elif call.entered:
                     self._ledger.late(call)
         for call in self._deadlines.passed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from deliveries.errors import CallerError, shown
 
@@ -47,7 +48,7 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86_400:
                 raise CallerError(f"{name} must be {least}..86400 seconds, not {shown(value)}")
 
-    @property
+    @cached_property
     def lease_margin(self) -> float:
         """How long before the end of a lease no call is entered any more."""
         return min(1.0, self.lease / 10)
