@@ -42,6 +42,7 @@ TABLES = ("deliveries", "delivery_events", "delivery_contents", "delivery_notes"
 CLAIM = re.compile(r"due_at\s*<=.*SKIP LOCKED", re.DOTALL)
 DEAD = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'deliveries'"
 CONCURRENCY = 100
+WARM = 1_000
 
 
 class Claims:
@@ -212,15 +213,16 @@ def payloads(url: str, options: argparse.Namespace) -> None:
 
 def left(url: str, options: argparse.Namespace) -> None:
     app = application(url)
-    drain_from = _log_position(app)
-    bulk(app, options.n)
-    scheduled = _log_position(app)
-    drain(app, options.n)
-    done = _log_position(app)
-    print(
-        f"  write-ahead log   {(scheduled - drain_from) / options.n:,.0f} B to schedule, "
-        f"{(done - scheduled) / options.n:,.0f} B to perform one"
-    )
+    bulk(app, WARM)
+    drain(app, WARM)  # connections, plans and first pages are there
+    steps = {"schedule": lambda: bulk(app, options.n), "perform": lambda: drain(app, options.n)}
+    for name, step in steps.items():
+        log, ours, theirs = _log_position(app), time.process_time(), _server_cpu(app)
+        step()
+        log, ours, theirs = _log_position(app) - log, time.process_time() - ours, _server_cpu(app) - theirs
+        each = 1e6 / options.n
+        cpu = f"CPU {ours * each:,.0f} us ours, {theirs * each:,.0f} us the server's"
+        print(f"  to {name:10}{log / options.n:>8,.0f} B of write-ahead log   {cpu}", flush=True)
     with app.engine.connect() as connection:
         time.sleep(1.5)  # statistics of the sessions above reach the views once a second
         for table in TABLES:
@@ -229,11 +231,24 @@ def left(url: str, options: argparse.Namespace) -> None:
             updates, hot = connection.execute(
                 text(f"SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = '{table}'")
             ).one()
+            n = options.n + WARM
             print(
-                f"  {table:18}{rows / options.n:>6.2f} rows  {size / options.n:>8,.0f} B  "
-                f"{updates / options.n:>5.2f} updates, {hot / options.n:.2f} of them heap-only"
+                f"  {table:18}{rows / n:>6.2f} rows  {size / n:>8,.0f} B  "
+                f"{updates / n:>5.2f} updates, {hot / n:.2f} of them heap-only"
             )
     app.close()
+
+
+def _server_cpu(app: Deliveries) -> float:
+    """Seconds of all processes of the server that stay; 0 where it is on another machine."""
+    with app.engine.connect() as connection:
+        pids = connection.scalars(text("SELECT pid FROM pg_stat_activity")).all()
+    spent = 0.0
+    for pid in pids:
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.exists():
+            spent += sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13]))
+    return spent / os.sysconf("SC_CLK_TCK")
 
 
 def _log_position(app: Deliveries) -> int:
