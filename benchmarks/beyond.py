@@ -127,9 +127,8 @@ def main() -> None:
     for count in sorted({max(1, databases - 1), databases, databases + 1}):
         for name, down in (("a calm day", range(0)), ("an hour down before noon", range(660, 720))):
             day = simulate(mean / count, found.least, down)
-            print(
-                f"{count:>3} databases, {name:25}{day.backlog:>13,.0f} wait on each at most, {day.wait / 60:.0f} min"
-            )
+            worst = f"{day.backlog:>13,.0f} wait on each at most, {day.wait / 60:.0f} min"
+            print(f"{count:>3} databases, {name:25}{worst}")
 
 
 if __name__ == "__main__":
