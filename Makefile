@@ -57,8 +57,9 @@ format: $(READY)
 docs: $(READY)  ## Redraw what is generated from the code
 	$(BIN)/python docs/generate.py
 
-bench: $(READY)  ## Speed on both stores, with the machine's fsync rate beside it
+bench: $(READY)  ## Speed on both stores, with the machine's fsync rate beside it; start-up and memory
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/footprint.py --rounds 5
 
 OF ?= core
 mutate: $(READY)  ## Small changes to the code, one by one; a test must notice each: OF=core or OF=processor

@@ -1,43 +1,51 @@
-"""Effects owed to the outside world, written down in your own transaction and paid as promised."""
+"""Effects owed to the outside world, written down in your own transaction and paid as promised.
 
-from deliveries import sqlite
-from deliveries.app import Deliveries
-from deliveries.audit.explain import Explanation
-from deliveries.core.backoff import Backoff
-from deliveries.core.delivery import Attempt, Delivery, Status
-from deliveries.core.outcomes import (
-    Bounced,
-    Cancel,
-    Delivered,
-    Discard,
-    NotDone,
-    Retry,
-    Snooze,
-    Suppress,
-    Unknown,
-)
-from deliveries.core.stream import Recorded
-from deliveries.errors import (
-    ConcurrentChange,
-    ConcurrentSchedule,
-    CorruptHistory,
-    DatabaseMoved,
-    DeliveriesError,
-    DeliveryNotFound,
-    EngineNotConfigured,
-    IdempotencyConflict,
-    InvalidAdapter,
-    InvalidCommand,
-    InvalidPayload,
-    InvalidSchedule,
-    SchemaMissing,
-    SchemaTooNew,
-    UnknownChannel,
-)
-from deliveries.processor.ledger import Summary
-from deliveries.processor.performed import Performed
-from deliveries.scheduling import Draft
-from deliveries.store.schema import metadata
+A name is imported when it is first asked for, so that a program pays for what it uses: an adapter's
+module needs the outcomes and no database, and `deliveries --help` needs neither.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deliveries import sqlite
+    from deliveries.app import Deliveries
+    from deliveries.audit.explain import Explanation
+    from deliveries.core.backoff import Backoff
+    from deliveries.core.delivery import Attempt, Delivery, Status
+    from deliveries.core.outcomes import (
+        Bounced,
+        Cancel,
+        Delivered,
+        Discard,
+        NotDone,
+        Retry,
+        Snooze,
+        Suppress,
+        Unknown,
+    )
+    from deliveries.core.stream import Recorded
+    from deliveries.errors import (
+        ConcurrentChange,
+        ConcurrentSchedule,
+        CorruptHistory,
+        DatabaseMoved,
+        DeliveriesError,
+        DeliveryNotFound,
+        EngineNotConfigured,
+        IdempotencyConflict,
+        InvalidAdapter,
+        InvalidCommand,
+        InvalidPayload,
+        InvalidSchedule,
+        SchemaMissing,
+        SchemaTooNew,
+        UnknownChannel,
+    )
+    from deliveries.processor.ledger import Summary
+    from deliveries.processor.performed import Performed
+    from deliveries.scheduling import Draft
+    from deliveries.store.schema import metadata
 
 __all__ = [
     "Attempt",
@@ -77,3 +85,56 @@ __all__ = [
     "metadata",
     "sqlite",
 ]
+
+_HOMES = {
+    "Attempt": "deliveries.core.delivery",
+    "Backoff": "deliveries.core.backoff",
+    "Bounced": "deliveries.core.outcomes",
+    "Cancel": "deliveries.core.outcomes",
+    "ConcurrentChange": "deliveries.errors",
+    "ConcurrentSchedule": "deliveries.errors",
+    "CorruptHistory": "deliveries.errors",
+    "DatabaseMoved": "deliveries.errors",
+    "Delivered": "deliveries.core.outcomes",
+    "Deliveries": "deliveries.app",
+    "DeliveriesError": "deliveries.errors",
+    "Delivery": "deliveries.core.delivery",
+    "DeliveryNotFound": "deliveries.errors",
+    "Discard": "deliveries.core.outcomes",
+    "Draft": "deliveries.scheduling",
+    "EngineNotConfigured": "deliveries.errors",
+    "Explanation": "deliveries.audit.explain",
+    "IdempotencyConflict": "deliveries.errors",
+    "InvalidAdapter": "deliveries.errors",
+    "InvalidCommand": "deliveries.errors",
+    "InvalidPayload": "deliveries.errors",
+    "InvalidSchedule": "deliveries.errors",
+    "NotDone": "deliveries.core.outcomes",
+    "Performed": "deliveries.processor.performed",
+    "Recorded": "deliveries.core.stream",
+    "Retry": "deliveries.core.outcomes",
+    "SchemaMissing": "deliveries.errors",
+    "SchemaTooNew": "deliveries.errors",
+    "Snooze": "deliveries.core.outcomes",
+    "Status": "deliveries.core.delivery",
+    "Summary": "deliveries.processor.ledger",
+    "Suppress": "deliveries.core.outcomes",
+    "Unknown": "deliveries.core.outcomes",
+    "UnknownChannel": "deliveries.errors",
+    "metadata": "deliveries.store.schema",
+    "sqlite": "deliveries.sqlite",
+}
+"""Where each name lives: what `import` does at run time, and the lines above tell type checkers."""
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(home)
+    found = module if home == f"{__name__}.{name}" else getattr(module, name)
+    return globals().setdefault(name, found)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

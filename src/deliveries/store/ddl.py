@@ -8,6 +8,7 @@ reader of the log needs no table lock (see `postgresql.safe_position`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import DDL, Connection, Table, event
@@ -19,8 +20,15 @@ from deliveries.store.schema import DOMAINS, domain_of, events, metadata
 SHIFT = 10
 """Announced bounds are rounded down to a multiple of 2**SHIFT, so that few distinct locks exist."""
 
+_ENDS = {kind.__name__ for kind in TERMINAL_EVENTS}
 _ours = ", ".join(f"'{name}'" for name in sorted(REGISTERED))
-_ends = ", ".join(f"'{kind.__name__}'" for kind in sorted(TERMINAL_EVENTS, key=str))
+_ends = ", ".join(f"'{name}'" for name in sorted(_ENDS))
+
+
+def _any(value: str, names: Iterable[str]) -> str:
+    """`value` is one of `names`; as comparisons, since SQLite builds a table anew for each IN list."""
+    return " OR ".join(f"{value} = '{name}'" for name in sorted(names))
+
 
 SQLITE = (
     """
@@ -34,14 +42,14 @@ BEGIN SELECT RAISE(ABORT, 'delivery events are never deleted'); END
     # INSERT OR REPLACE would delete without firing the delete trigger: refuse what already stands
     """
 CREATE TRIGGER IF NOT EXISTS delivery_events_no_replace BEFORE INSERT ON delivery_events
-WHEN EXISTS (SELECT 1 FROM delivery_events WHERE position = NEW.position
-    OR (delivery_id = NEW.delivery_id AND version = NEW.version))
+WHEN EXISTS (SELECT 1 FROM delivery_events WHERE delivery_id = NEW.delivery_id AND version = NEW.version)
+    OR EXISTS (SELECT 1 FROM delivery_events WHERE position = NEW.position)
 BEGIN SELECT RAISE(ABORT, 'this delivery event exists already'); END
 """,
     f"""
 CREATE TRIGGER IF NOT EXISTS delivery_events_predecessor BEFORE INSERT ON delivery_events
-WHEN NEW.type IN ({_ours}) AND CASE NEW.type WHEN 'Scheduled' THEN NEW.version <> 1 ELSE
-    coalesce((SELECT type IN ({_ends}) OR type NOT IN ({_ours}) FROM delivery_events
+WHEN CASE WHEN NEW.type = 'Scheduled' THEN NEW.version <> 1 WHEN {_any("NEW.type", REGISTERED)} THEN
+    coalesce((SELECT {_any("type", _ENDS)} OR NOT ({_any("type", REGISTERED)}) FROM delivery_events
         WHERE delivery_id = NEW.delivery_id AND version = NEW.version - 1), 1) END
 BEGIN SELECT RAISE(ABORT, 'a delivery event needs a live predecessor'); END
 """,

@@ -3,19 +3,26 @@
 One writer at a time, in a transaction that began IMMEDIATE: what a write transaction has read cannot
 change before it commits, so a claim is a plain SELECT and the fence is a comparison. SQLite has no
 clock of its own; the process's is the machine's, and comes in as `now`.
+
+A statement here is a function call of some microseconds, so what costs is Python. Statements that
+carry a batch therefore go to the driver as they are, with plain values: preparing typed parameters
+took longer than SQLite took for the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import itemgetter
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, CursorResult, bindparam, text
 
-from deliveries.core.codec import instant
+from deliveries.core.codec import instant, micros
 from deliveries.store.rows import (
     CLAIM_COLUMNS,
     Birth,
@@ -25,7 +32,7 @@ from deliveries.store.rows import (
     claimed_of,
     write_values,
 )
-from deliveries.store.schema import Instant, contents, deliveries, events, notes
+from deliveries.store.schema import Id, Instant, contents, deliveries, events, notes
 
 _BINDS = {
     column.name: column.type for table in (notes, contents, events, deliveries) for column in table.c
@@ -45,9 +52,29 @@ def _sql(statement: str) -> Any:
     )
 
 
+class Plain:
+    """A statement for the driver itself, whose `:name`s are taken from mappings of plain values.
+
+    Plain are hexadecimal digits for an id and microseconds for an instant, as the tables store them.
+    """
+
+    def __init__(self, sql: str) -> None:
+        self.sql = re.sub(r":\w+", "?", sql)
+        names = re.findall(r":(\w+)", sql)
+        self._values = itemgetter(*names) if len(names) > 1 else lambda values: (values[names[0]],)
+
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
+        """Run it once."""
+        return connection.exec_driver_sql(self.sql, self._values(values))
+
+    def run_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Run it for each of `rows`, of which there is one at least; returns how many rows it wrote."""
+        return connection.exec_driver_sql(self.sql, [self._values(row) for row in rows]).rowcount
+
+
 _IDS = "(SELECT value FROM json_each(:ids))"
 
-INSERT_DELIVERY = _sql("""
+INSERT_DELIVERY = Plain("""
 INSERT INTO deliveries (id, version, status, channel, queue, priority, scheduled_at, due_at, expires_at,
   attempt, endings, interruptions, snoozes, tenant, key, tags, correlation_id, causation_id, root_id,
   max_attempts, recorded_at, digest)
@@ -56,27 +83,33 @@ VALUES (:id, :version, 'pending', :channel, :queue, :priority, :scheduled_at, :d
   :max_attempts, :recorded_at, :digest)
 ON CONFLICT (tenant, key) WHERE key IS NOT NULL DO NOTHING
 """)
-INSERT_CONTENTS = _sql("""
+INSERT_CONTENTS = Plain("""
 INSERT INTO delivery_contents (delivery_id, recipient, payload, salt)
 VALUES (:id, :recipient, :payload, :salt)
 """)
-INSERT_EVENT = _sql("""
+INSERT_EVENT = Plain("""
 INSERT INTO delivery_events (delivery_id, version, type, schema_version, recorded_at, body, digest)
 VALUES (:id, :version, :type, :schema_version, :recorded_at, :body, :digest)
 """)
-INSERT_NOTE = _sql("""
+INSERT_NOTE = Plain("""
 INSERT INTO delivery_notes (delivery_id, version, text, salt) VALUES (:id, :version, :note, :salt)
 """)
-PRESENT = _sql(f"SELECT id FROM deliveries WHERE id IN {_IDS}").columns(id=deliveries.c.id.type)
-VERSIONS = _sql(f"SELECT id, version FROM deliveries WHERE id IN {_IDS}").columns(id=deliveries.c.id.type)
+VERSIONS = Plain(f"SELECT id, version FROM deliveries WHERE id IN {_IDS}")
 
 _LIST = ", ".join(f"{column.table.name}.{column.name}" for column in CLAIM_COLUMNS)
 _TYPES = {column.name: column.type for column in CLAIM_COLUMNS}
+_READ = [
+    (name, UUID if isinstance(kind, Id) else instant)
+    for name, kind in _TYPES.items()
+    if isinstance(kind, (Id, Instant))
+]
+"""What makes of a plain value what the store's other rows hold."""
+
 _FROM = "FROM deliveries LEFT JOIN delivery_contents ON delivery_contents.delivery_id = deliveries.id"
 
 # Priority by priority, each one range of the index (queue, priority, due_at); the arms of a UNION ALL
 # are run one after the other, only until the outer LIMIT is reached.
-CLAIM = _sql(
+CLAIM = Plain(
     " UNION ALL ".join(
         f"""
 SELECT * FROM (SELECT {_LIST} {_FROM}
@@ -88,9 +121,9 @@ SELECT * FROM (SELECT {_LIST} {_FROM}
         for priority in range(10)
     )
     + " LIMIT :limit"
-).columns(**_TYPES)
+)
 
-UPDATE = _sql("""
+UPDATE = Plain("""
 UPDATE deliveries SET version = :version, status = :status, due_at = :due_at, attempt = :attempt,
   endings = :endings, interruptions = :interruptions, snoozes = :snoozes,
   cancel_requested = :cancel_requested, recorded_at = :recorded_at, digest = :digest,
@@ -132,18 +165,16 @@ class SQLite:
     """`Backend` for SQLite; every method wants a transaction that began IMMEDIATE."""
 
     def schedule(self, connection: Connection, births: Sequence[Birth], now: datetime | None) -> set[UUID]:
-        rows = [birth_values(birth) for birth in births]
-        for row in rows:
-            row["due_at"] = row["due_at"] or now
-        inserted = connection.execute(INSERT_DELIVERY, rows).rowcount
-        ids = {row["id"] for row in rows}
-        created = ids if inserted == len(rows) else set()
-        if 0 < inserted < len(rows):
-            created = set(connection.scalars(PRESENT, {"ids": _json(ids)}))
-        if created:
-            rows = [row for row in rows if row["id"] in created]
-            connection.execute(INSERT_CONTENTS, rows)
-            connection.execute(INSERT_EVENT, rows)
+        rows = [_born(birth, now) for birth in births]
+        created = {birth.change.after.id for birth in births}
+        inserted = INSERT_DELIVERY.run_many(connection, rows)
+        if inserted < len(rows):
+            present = _versions(connection, created) if inserted else {}
+            created = {id for id in created if id.hex in present}
+            rows = [row for row in rows if row["id"] in present]
+        if rows:
+            INSERT_CONTENTS.run_many(connection, rows)
+            INSERT_EVENT.run_many(connection, rows)
         return created
 
     def claim(
@@ -160,34 +191,34 @@ class SQLite:
             "queue": queue,
             "channels": msgspec.json.encode(channels).decode(),
             "limit": limit,
-            "now": at,
-            "cutoff": at if cutoff is None else min(cutoff, at),
+            "now": micros(at),
+            "cutoff": micros(at if cutoff is None else min(cutoff, at)),
         }
-        return [claimed_of(row, at) for row in connection.execute(CLAIM, values)]
+        return [claimed_of(_found(row), at) for row in CLAIM.run(connection, values).all()]
 
     def lock(self, connection: Connection, ids: Sequence[UUID], skip_locked: bool) -> dict[UUID, datetime]:
-        rows = connection.scalars(PRESENT, {"ids": _json(ids)})
-        return dict.fromkeys(rows, instant(0))
+        present = _versions(connection, ids)
+        return dict.fromkeys((id for id in ids if id.hex in present), instant(0))
 
     def append(self, connection: Connection, writes: Sequence[Write], now: datetime | None) -> set[UUID]:
         at = _given(now)
         ids = [write.change.after.id for write in writes]
-        versions = {row.id: row.version for row in connection.execute(VERSIONS, {"ids": _json(ids)})}
-        rows = []
-        for write in writes:
+        versions = _versions(connection, ids)
+        rows, appended = [], set()
+        for write, id in zip(writes, ids, strict=True):
             row = write_values(write)
-            if versions.get(row["id"]) == row["version"] - 1:
-                del versions[row["id"]]  # one event for a delivery; the next was decided from a state to come
+            if versions.get(id.hex) == row["version"] - 1:
+                del versions[id.hex]  # one event for a delivery; the next was decided from a state to come
+                appended.add(id)
                 row["lease_until"] = _after(at, row["lease_seconds"])
                 row["lookup_at"] = _after(at, row["lookup_seconds"])
-                rows.append(row)
-        if not rows:
-            return set()
-        connection.execute(UPDATE, rows)
-        connection.execute(INSERT_EVENT, rows)
+                rows.append(_plain(row, "due_at", "recorded_at", "lease_until", "lookup_at"))
+        if rows:
+            UPDATE.run_many(connection, rows)
+            INSERT_EVENT.run_many(connection, rows)
         if noted := [row for row in rows if row["note"] is not None]:
-            connection.execute(INSERT_NOTE, noted)
-        return {row["id"] for row in rows}
+            INSERT_NOTE.run_many(connection, noted)
+        return appended
 
     def expired(self, connection: Connection, limit: int, now: datetime | None) -> list[UUID]:
         return list(connection.scalars(EXPIRED, {"limit": limit, "now": _given(now)}))
@@ -244,6 +275,38 @@ class SQLite:
 
     def safe_position(self, connection: Connection) -> int:
         return int(connection.scalar(LAST_POSITION) or 0)  # writers are serial: order is commit order
+
+
+def _born(birth: Birth, now: datetime | None) -> dict[str, Any]:
+    row = birth_values(birth)
+    row["due_at"] = row["due_at"] or now
+    if row["root_id"] is not None:
+        row["root_id"] = row["root_id"].hex
+    return _plain(row, "scheduled_at", "due_at", "expires_at", "recorded_at")
+
+
+def _plain(row: dict[str, Any], *instants: str) -> dict[str, Any]:
+    """The id and these columns as SQLite stores them."""
+    row["id"] = row["id"].hex
+    for name in instants:
+        if row[name] is not None:
+            row[name] = micros(row[name])
+    return row
+
+
+def _found(row: Any) -> SimpleNamespace:
+    """A row of a claim, with values as the store's other rows have them."""
+    found = SimpleNamespace(**dict(zip(_TYPES, row, strict=True)))
+    for name, read in _READ:
+        if (value := getattr(found, name)) is not None:
+            setattr(found, name, read(value))
+    return found
+
+
+def _versions(connection: Connection, ids: Iterable[UUID]) -> dict[str, int]:
+    """Which of these are there, by their digits, and how far each stream is."""
+    found = VERSIONS.run(connection, {"ids": _json(ids)})
+    return {row.id: row.version for row in found.all()}
 
 
 def _given(now: datetime | None) -> datetime:
