@@ -17,6 +17,7 @@ from deliveries.core.outcomes import (
     Unknown,
 )
 from deliveries.core.stream import Recorded
+from deliveries.core.unique import Unique
 from deliveries.errors import (
     ConcurrentChange,
     ConcurrentSchedule,
@@ -72,6 +73,7 @@ __all__ = [
     "Status",
     "Summary",
     "Suppress",
+    "Unique",
     "Unknown",
     "UnknownChannel",
     "metadata",

@@ -14,6 +14,7 @@ from deliveries.core.backoff import Backoff, jitter
 from deliveries.core.delivery import Delivery
 from deliveries.core.events import OnUnknown, Rules
 from deliveries.core.outcomes import seconds
+from deliveries.core.unique import Unique
 from deliveries.errors import InvalidAdapter, shown
 
 Effect = Literal["keyed", "natural", "unsafe"]
@@ -55,6 +56,8 @@ class Registration:
     """`(delivery, attempt) -> outcome | NotDone | Unknown`: asks the provider what happened."""
     max_lookups: int = 10
     """Questions before a person must tell; 1..2**31-1."""
+    unique: Unique | None = None
+    """In what its deliveries are unique, unless a call says otherwise."""
 
     def __post_init__(self) -> None:
         for name, value in (("channel", self.channel), ("queue", self.queue or self.channel)):
@@ -73,6 +76,8 @@ class Registration:
             ("max_lookups", 1),
         ):
             count(getattr(self, name), name, least)
+        if not (self.unique is None or isinstance(self.unique, Unique)):
+            raise InvalidAdapter(f"unique must be a Unique, not {shown(self.unique)}")
         self._set("queue", self.queue or self.channel)
         self._set("timeout", _duration(self.timeout, "timeout"))
         if callable(self.backoff):

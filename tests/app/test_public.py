@@ -20,7 +20,7 @@ PUBLIC = """
     Delivered Deliveries
     DeliveriesError Delivery DeliveryNotFound Discard Draft EngineNotConfigured Explanation
     IdempotencyConflict InvalidAdapter InvalidCommand InvalidPayload InvalidSchedule NotDone Performed
-    Recorded Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unknown UnknownChannel
+    Recorded Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unique Unknown UnknownChannel
     metadata sqlite
 """
 
