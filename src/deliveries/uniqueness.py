@@ -174,7 +174,8 @@ class _Batch:
     def apply(self) -> list[Delivery]:
         """Write what was decided; results in the order of the births."""
         newborns = list(self._newborns.values())
-        born = dict(zip(self._newborns, bear(self._store, self._connection, newborns), strict=True))
+        written = bear(self._store, self._connection, newborns) if newborns else []
+        born = dict(zip(self._newborns, written, strict=True))
         for old, newborn in self._superseded.items():
             if born[newborn].created:
                 self._cancel(old, newborn)
