@@ -113,8 +113,7 @@ class _Batch:
             if one is not None and not (_held(found, one) and not one.unique.replace):
                 waiting.setdefault(one.digest, birth.change.after.id)
         if waiting:
-            self._ours = lock(self._connection, waiting, self._now)
-            theirs = waiting.keys() - self._ours.keys()
+            self._ours, theirs = lock(self._connection, waiting, self._now)
             found = {kind: holder for kind, holder in found.items() if kind not in theirs}
             found |= self._look(theirs)
             found |= self._lock_replaced(open_, found)

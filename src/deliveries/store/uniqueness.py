@@ -92,16 +92,20 @@ def holders(connection: Connection, digests: Collection[bytes], now: datetime | 
     return found
 
 
-def lock(connection: Connection, wanted: Mapping[bytes, UUID], now: datetime | None) -> dict[bytes, UUID]:
-    """Lock the rows of these digests until the transaction's end; returns those that nobody had.
+def lock(
+    connection: Connection, wanted: Mapping[bytes, UUID], now: datetime | None
+) -> tuple[dict[bytes, UUID], set[bytes]]:
+    """Lock the rows of these digests until the transaction's end.
 
-    They say by then what was wanted. A row that was there says what it said.
+    Returns the rows that nobody had, which say by then what was wanted, and the digests of those that
+    were there, and must be looked at again. Neither on SQLite, where we hold a lock on everything.
     """
     if connection.dialect.name == "sqlite":
-        return {}
+        return {}, set()
     values = {"digests": list(wanted), "ids": list(wanted.values()), "now": now}
     rows = connection.execute(_LOCK, values).all()
-    return {row.digest: row.delivery_id for row in rows if row.delivery_id == wanted[row.digest]}
+    ours = {row.digest: row.delivery_id for row in rows if row.delivery_id == wanted[row.digest]}
+    return ours, wanted.keys() - ours.keys()
 
 
 def take(connection: Connection, taken: Mapping[bytes, UUID], now: datetime | None) -> None:
