@@ -35,15 +35,18 @@ from deliveries.errors import (
     shown,
 )
 from deliveries.payload import MAX_PAYLOAD_BYTES
+from deliveries.periodic import Periodic
 from deliveries.processor.ledger import Summary
 from deliveries.processor.performed import Performed, performed
 from deliveries.processor.processor import Processor
 from deliveries.processor.settings import DEFAULT_CONCURRENCY, Settings
+from deliveries.processor.ticker import Ticker
 from deliveries.processor.wakeup import Wakeup
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Draft
 from deliveries.store.rows import Birth
 from deliveries.store.store import Store
+from deliveries.timetable import Timetable
 from deliveries.twins import AsyncTwins
 from deliveries.uniqueness import Asked, asked, bear_unique
 
@@ -57,7 +60,7 @@ Bind = Session | scoped_session[Session] | Connection
 Id = UUID | str
 
 
-class Deliveries(AsyncTwins):
+class Deliveries(Timetable, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.
@@ -77,6 +80,7 @@ class Deliveries(AsyncTwins):
     ) -> None:
         self._store = Store(engine_of(database), clock or SystemClock())
         self._registrations: dict[str, Registration] = {}
+        self._entries: dict[str, Periodic] = {}
         self._max_payload_bytes = max_payload_bytes
         self._wakeup = Wakeup(self._store.engine)
         self._event_log: DeliveryLog | None = None
@@ -368,7 +372,8 @@ class Deliveries(AsyncTwins):
             chosen = Settings(queues=dict(queues), **settings)
         except TypeError as error:
             raise CallerError(str(error)) from None
-        return Processor(self._store, self._registrations, self._wakeup, chosen)
+        ticker = Ticker(self.engine, self._timekeeper().look, chosen.lease) if self._entries else None
+        return Processor(self._store, self._registrations, self._wakeup, chosen, ticker)
 
     def drain(self, queues: Mapping[str, int] | None = None, **settings: Any) -> Summary:
         """Perform all that is due now, in this thread, and return what was done.

@@ -261,6 +261,7 @@ periodic = Table(
     "delivery_periodic",
     metadata,
     Column("name", Text, primary_key=True),
+    Column("expression", Text, primary_key=True),
     Column("seen_at", Instant, nullable=False),
     sqlite_strict=True,
 )
