@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -33,6 +34,8 @@ MAX_EXPRESSION = 200
 """Characters."""
 
 _MINUTE = timedelta(minutes=1)
+_SECOND = timedelta(seconds=1)
+_HALF_HOUR = timedelta(minutes=30)
 
 
 class Cron:
@@ -54,22 +57,17 @@ class Cron:
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """The instants after `moment`, ascending, in UTC, on whole seconds."""
-        try:
-            from cronsim import CronSim, CronSimError
-        except ModuleNotFoundError:
-            raise CallerError("periodic deliveries need cronsim: pip install 'deliveries[cron]'") from None
-        try:
-            found = CronSim(self._fields, moment.astimezone(self._zone))
-        except (CronSimError, AssertionError, ValueError, TypeError) as error:
-            why = str(error) or "cannot be read"
-            raise InvalidSchedule("expression", f"{shown(self.expression)}: {why}") from None
-        last = moment
-        for tick in found:
-            # in a repeated hour the first of two equal local times may lie before where we began
-            instant = tick.astimezone(UTC)
-            if instant > last:
-                yield instant
-                last = instant
+        last = moment.astimezone(UTC)
+        for tick in self._simulated(last):
+            # cronsim jumps by whole hours, and so over some of what follows a change of the clocks by
+            # half an hour (Australia/Lord_Howe): begin anew where the clocks changed, and soon after
+            change = self._change(last - 4 * _HALF_HOUR, tick)
+            for early in self._between(change, last, tick) if change else ():
+                yield early
+                last = early
+            if tick > last:
+                yield tick
+                last = tick
 
     def latest(self, after: datetime, until: datetime) -> datetime | None:
         """The last instant in (after, until]; None where there is none.
@@ -88,6 +86,41 @@ class Cron:
             if found is not None or start == after:
                 return found
             back *= 2
+
+    def _between(self, change: datetime, last: datetime, tick: datetime) -> list[datetime]:
+        """What cronsim sees of (last, tick) if it begins in there."""
+        found: set[datetime] = set()
+        for start in (change, *(change + n * _HALF_HOUR - _SECOND for n in range(7))):
+            if last - _SECOND <= start < tick:
+                found.update(takewhile(lambda early: early < tick, self._simulated(start)))
+        return sorted(early for early in found if early > last)
+
+    def _simulated(self, moment: datetime) -> Iterator[datetime]:
+        try:
+            from cronsim import CronSim, CronSimError
+        except ModuleNotFoundError:
+            raise CallerError("periodic deliveries need cronsim: pip install 'deliveries[cron]'") from None
+        try:
+            found = CronSim(self._fields, moment.astimezone(self._zone))
+        except (CronSimError, AssertionError, ValueError, TypeError) as error:
+            why = str(error) or "cannot be read"
+            raise InvalidSchedule("expression", f"{shown(self.expression)}: {why}") from None
+        for tick in found:
+            # of two equal local times cronsim means the first, which may lie before where we began
+            if (instant := tick.astimezone(UTC)) > moment:
+                yield instant
+
+    def _change(self, low: datetime, high: datetime) -> datetime | None:
+        """When the clocks change between two ticks; of several changes, one."""
+        before = low.astimezone(self._zone).utcoffset()
+        if before == high.astimezone(self._zone).utcoffset():
+            return None
+        low, high = low.replace(microsecond=0), high.replace(microsecond=0)
+        while high - low > _SECOND:
+            middle = (low + (high - low) / 2).replace(microsecond=0)
+            same = middle.astimezone(self._zone).utcoffset() == before
+            low, high = (middle, high) if same else (low, middle)
+        return high
 
 
 def _zone(timezone: str) -> ZoneInfo:
