@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import islice, takewhile
 from typing import Any
@@ -128,6 +129,10 @@ EXPRESSIONS = [
 ]
 
 
+def until(end: datetime, ticks: Iterator[datetime]) -> list[datetime]:
+    return list(takewhile(lambda tick: tick <= end, ticks))
+
+
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 @pytest.mark.parametrize("zone", CHANGES)
 def test_ticks_are_the_same_from_wherever_one_looks(zone: str, expression: str) -> None:
@@ -136,12 +141,12 @@ def test_ticks_are_the_same_from_wherever_one_looks(zone: str, expression: str) 
     for begin in CHANGES[zone]:
         start = datetime.fromisoformat(begin).replace(tzinfo=UTC)
         end = start + timedelta(hours=30)
-        whole = list(takewhile(lambda tick: tick <= end, found.after(start - timedelta(days=1))))
+        whole = until(end, found.after(start - timedelta(days=1)))
         assert whole == sorted(set(whole))
         for minutes in range(0, 12 * 60, 15):
             moment = start + timedelta(minutes=minutes, seconds=0.5)
             later = [tick for tick in whole if tick > moment]
-            assert list(takewhile(lambda tick: tick <= end, found.after(moment))) == later, moment
+            assert until(end, found.after(moment)) == later, moment
             earlier = [tick for tick in whole if tick <= moment]
             assert found.latest(start - timedelta(days=1), moment) == (earlier[-1] if earlier else None)
 
