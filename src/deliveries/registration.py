@@ -42,6 +42,8 @@ class Registration:
     """Crashes among them; 1..2**31-1."""
     max_snoozes: int = 100
     """0..2**31-1."""
+    unique: Unique | None = None
+    """In what its deliveries are unique, unless a call says otherwise."""
     timeout: float | timedelta = 30.0
     """Seconds for one call; more than 0, at most a day."""
     backoff: Backoff | Callable[[int, BaseException | None], float | timedelta] = field(
@@ -56,8 +58,6 @@ class Registration:
     """`(delivery, attempt) -> outcome | NotDone | Unknown`: asks the provider what happened."""
     max_lookups: int = 10
     """Questions before a person must tell; 1..2**31-1."""
-    unique: Unique | None = None
-    """In what its deliveries are unique, unless a call says otherwise."""
 
     def __post_init__(self) -> None:
         for name, value in (("channel", self.channel), ("queue", self.queue or self.channel)):

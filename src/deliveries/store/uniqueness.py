@@ -72,10 +72,10 @@ def holders(connection: Connection, digests: Collection[bytes], now: datetime | 
     for start in range(0, len(asked), KEYS_PER_STATEMENT):
         statement = (
             select(
+                *DELIVERY_COLUMNS,
                 uniques.c.digest.label("kind"),
                 uniques.c.taken_at,
                 present.label("present"),
-                *DELIVERY_COLUMNS,
                 contents.c.recipient,
                 contents.c.payload,
                 contents.c.salt,
