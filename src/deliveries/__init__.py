@@ -13,35 +13,10 @@ if TYPE_CHECKING:
     from deliveries.audit.explain import Explanation
     from deliveries.core.backoff import Backoff
     from deliveries.core.delivery import Attempt, Delivery, Status
-    from deliveries.core.outcomes import (
-        Bounced,
-        Cancel,
-        Delivered,
-        Discard,
-        NotDone,
-        Retry,
-        Snooze,
-        Suppress,
-        Unknown,
-    )
+    from deliveries.core.outcomes import Bounced, Cancel, Delivered, Discard, NotDone, Retry, Snooze, Suppress, Unknown
     from deliveries.core.stream import Recorded
-    from deliveries.errors import (
-        ConcurrentChange,
-        ConcurrentSchedule,
-        CorruptHistory,
-        DatabaseMoved,
-        DeliveriesError,
-        DeliveryNotFound,
-        EngineNotConfigured,
-        IdempotencyConflict,
-        InvalidAdapter,
-        InvalidCommand,
-        InvalidPayload,
-        InvalidSchedule,
-        SchemaMissing,
-        SchemaTooNew,
-        UnknownChannel,
-    )
+    from deliveries.core.unique import Unique
+    from deliveries.errors import ConcurrentChange, ConcurrentSchedule, CorruptHistory, DatabaseMoved, DeliveriesError, DeliveryNotFound, EngineNotConfigured, IdempotencyConflict, InvalidAdapter, InvalidCommand, InvalidPayload, InvalidSchedule, SchemaMissing, SchemaTooNew, UnknownChannel
     from deliveries.processor.ledger import Summary
     from deliveries.processor.performed import Performed
     from deliveries.scheduling import Draft
@@ -80,6 +55,7 @@ __all__ = [
     "Status",
     "Summary",
     "Suppress",
+    "Unique",
     "Unknown",
     "UnknownChannel",
     "metadata",
@@ -119,6 +95,7 @@ _HOMES = {
     "Status": "deliveries.core.delivery",
     "Summary": "deliveries.processor.ledger",
     "Suppress": "deliveries.core.outcomes",
+    "Unique": "deliveries.core.unique",
     "Unknown": "deliveries.core.outcomes",
     "UnknownChannel": "deliveries.errors",
     "metadata": "deliveries.store.schema",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine
@@ -24,6 +24,7 @@ from deliveries.core import outcomes as o
 from deliveries.core.delivery import Delivery
 from deliveries.core.notes import Note, clean, describe
 from deliveries.core.stream import Recorded
+from deliveries.core.unique import Unique
 from deliveries.engine import engine_of
 from deliveries.errors import (
     CallerError,
@@ -34,16 +35,20 @@ from deliveries.errors import (
     shown,
 )
 from deliveries.payload import MAX_PAYLOAD_BYTES
+from deliveries.periodic import Periodic
 from deliveries.processor.ledger import Summary
 from deliveries.processor.performed import Performed, performed
 from deliveries.processor.processor import Processor
 from deliveries.processor.settings import DEFAULT_CONCURRENCY, Settings
+from deliveries.processor.ticker import Ticker
 from deliveries.processor.wakeup import Wakeup
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Draft
 from deliveries.store.rows import Birth
 from deliveries.store.store import Store
+from deliveries.timetable import Timetable
 from deliveries.twins import AsyncTwins
+from deliveries.uniqueness import Asked, asked, bear_unique
 
 if TYPE_CHECKING:
     from deliveries.store.log import DeliveryLog
@@ -55,7 +60,7 @@ Bind = Session | scoped_session[Session] | Connection
 Id = UUID | str
 
 
-class Deliveries(AsyncTwins):
+class Deliveries(Timetable, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.
@@ -75,6 +80,7 @@ class Deliveries(AsyncTwins):
     ) -> None:
         self._store = Store(engine_of(database), clock or SystemClock())
         self._registrations: dict[str, Registration] = {}
+        self._entries: dict[str, Periodic] = {}
         self._max_payload_bytes = max_payload_bytes
         self._wakeup = Wakeup(self._store.engine)
         self._event_log: DeliveryLog | None = None
@@ -101,7 +107,7 @@ class Deliveries(AsyncTwins):
         """Register the decorated function, `(delivery, attempt) -> outcome`, for `channel`.
 
         `options` are the fields of `Registration`: queue, max_attempts, max_interruptions,
-        max_snoozes, timeout (seconds), backoff, effect, on_unknown, lookup, max_lookups.
+        max_snoozes, timeout (seconds), backoff, effect, on_unknown, lookup, max_lookups, unique.
         Raises: InvalidAdapter.
         """
 
@@ -143,10 +149,12 @@ class Deliveries(AsyncTwins):
         correlation_id: str | None = None,
         causation_id: str | None = None,
         tenant: str = "",
+        unique: Unique | Literal[False] | None = None,
     ) -> Delivery:
         """Write one debt down in the caller's transaction; see `Draft` for the arguments.
 
-        With a `key` that is taken, returns the delivery it belongs to, with `created` False.
+        With a `key` that is taken, returns the delivery it belongs to, with `created` False; so it
+        does where one of its kind is there and `unique`, here or at the adapter, says one is enough.
         Raises: UnknownChannel, InvalidPayload, InvalidSchedule, EngineNotConfigured, before any
         SQL; IdempotencyConflict; ConcurrentSchedule, after which the transaction must be run again.
         """
@@ -163,9 +171,14 @@ class Deliveries(AsyncTwins):
             correlation_id=correlation_id,
             causation_id=causation_id,
             tenant=tenant,
+            unique=unique,
         )
-        births = self._prepare(channel, [draft])
-        return self._bear(self._store.caller(session), births)[0]
+        births, wanted = self._prepare(channel, [draft])
+        connection = self._store.caller(session)
+        if any(one.unique.replace for one in wanted.values()):  # several writes, all or nothing
+            with connection.begin_nested():
+                return self._bear(connection, births, wanted)[0]
+        return self._bear(connection, births, wanted)[0]
 
     def schedule_many(self, session: Bind, channel: str, drafts: Sequence[Draft]) -> list[Delivery]:
         """Write many debts down, all or nothing; results in the order of the drafts.
@@ -175,17 +188,18 @@ class Deliveries(AsyncTwins):
         for index, draft in enumerate(drafts):
             if not isinstance(draft, Draft):
                 raise InvalidSchedule(f"drafts[{index}]", f"a Draft is needed, not {type(draft).__name__}")
-        births = self._prepare(channel, drafts)
+        births, wanted = self._prepare(channel, drafts)
         if not births:
             return []
         connection = self._store.caller(session)
         with connection.begin_nested():
-            return self._bear(connection, births)
+            return self._bear(connection, births, wanted)
 
-    def _prepare(self, channel: str, drafts: Sequence[Draft]) -> list[Birth]:
+    def _prepare(self, channel: str, drafts: Sequence[Draft]) -> tuple[list[Birth], dict[UUID, Asked]]:
         registration = self._registration(channel)
         now, limit = self._store.clock.now(), self._max_payload_bytes
-        return [scheduling.prepare(draft, registration, now, limit) for draft in drafts]
+        births = [scheduling.prepare(draft, registration, now, limit) for draft in drafts]
+        return births, asked(drafts, births, registration)
 
     def _registration(self, channel: str) -> Registration:
         registration = self._registrations.get(channel)
@@ -193,8 +207,13 @@ class Deliveries(AsyncTwins):
             raise UnknownChannel(channel, tuple(self._registrations))
         return registration
 
-    def _bear(self, connection: Connection, births: list[Birth]) -> list[Delivery]:
-        delivered = bear(self._store, connection, births)
+    def _bear(
+        self, connection: Connection, births: list[Birth], wanted: Mapping[UUID, Asked]
+    ) -> list[Delivery]:
+        if wanted:
+            delivered = bear_unique(self._store, connection, births, wanted)
+        else:
+            delivered = bear(self._store, connection, births)
         self._wakeup.after_commit(connection)
         return delivered
 
@@ -353,7 +372,8 @@ class Deliveries(AsyncTwins):
             chosen = Settings(queues=dict(queues), **settings)
         except TypeError as error:
             raise CallerError(str(error)) from None
-        return Processor(self._store, self._registrations, self._wakeup, chosen)
+        ticker = Ticker(self.engine, self._timekeeper().look, chosen.lease) if self._entries else None
+        return Processor(self._store, self._registrations, self._wakeup, chosen, ticker)
 
     def drain(self, queues: Mapping[str, int] | None = None, **settings: Any) -> Summary:
         """Perform all that is due now, in this thread, and return what was done.

@@ -19,15 +19,16 @@ def bear(store: Store, connection: Connection, births: Sequence[Birth]) -> list[
     Raises: IdempotencyConflict, ConcurrentSchedule.
     """
     created = store.schedule(connection, births)
-    keys = dict.fromkeys(_key(birth) for birth in births if birth.change.after.id not in created)
+    keys = dict.fromkeys(key_of(birth) for birth in births if birth.change.after.id not in created)
     owners = store.by_key(connection, list(keys)) if keys else {}
     return [
-        _newborn(birth) if birth.change.after.id in created else _same_debt(birth, owners.get(_key(birth)))
+        _newborn(birth) if birth.change.after.id in created else same_debt(birth, owners.get(key_of(birth)))
         for birth in births
     ]
 
 
-def _key(birth: Birth) -> tuple[str, str]:
+def key_of(birth: Birth) -> tuple[str, str]:
+    """Tenant and key, as keys are unique."""
     return birth.scheduled.tenant, birth.scheduled.key or ""
 
 
@@ -35,7 +36,7 @@ def _newborn(birth: Birth) -> Delivery:
     return with_contents(birth.change.after, birth.contents.recipient, birth.contents.payload)
 
 
-def _same_debt(birth: Birth, owner: tuple[Delivery, Contents | None] | None) -> Delivery:
+def same_debt(birth: Birth, owner: tuple[Delivery, Contents | None] | None) -> Delivery:
     """The delivery that has the key. Raises: IdempotencyConflict where it owes something else."""
     if owner is None:
         raise ConcurrentSchedule(f"key {birth.scheduled.key!r} is taken by a transaction not visible here")

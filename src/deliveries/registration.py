@@ -14,6 +14,7 @@ from deliveries.core.backoff import Backoff, jitter
 from deliveries.core.delivery import Delivery
 from deliveries.core.events import OnUnknown, Rules
 from deliveries.core.outcomes import seconds
+from deliveries.core.unique import Unique
 from deliveries.errors import InvalidAdapter, shown
 
 Effect = Literal["keyed", "natural", "unsafe"]
@@ -41,6 +42,8 @@ class Registration:
     """Crashes among them; 1..2**31-1."""
     max_snoozes: int = 100
     """0..2**31-1."""
+    unique: Unique | None = None
+    """In what its deliveries are unique, unless a call says otherwise."""
     timeout: float | timedelta = 30.0
     """Seconds for one call; more than 0, at most a day."""
     backoff: Backoff | Callable[[int, BaseException | None], float | timedelta] = field(
@@ -77,6 +80,8 @@ class Registration:
             ("max_lookups", 1),
         ):
             count(getattr(self, name), name, least)
+        if not (self.unique is None or isinstance(self.unique, Unique)):
+            raise InvalidAdapter(f"unique must be a Unique, not {shown(self.unique)}")
         self._set("queue", self.queue or self.channel)
         self._set("timeout", _duration(self.timeout, "timeout"))
         if callable(self.backoff):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -17,6 +17,7 @@ from deliveries.core.events import Scheduled
 from deliveries.core.notes import salted
 from deliveries.core.outcomes import seconds
 from deliveries.core.stream import START, advance
+from deliveries.core.unique import Unique
 from deliveries.errors import InvalidAdapter, InvalidPayload, InvalidSchedule, shown
 from deliveries.payload import MAX_PAYLOAD_BYTES, check_text, encode
 from deliveries.registration import Registration, count
@@ -58,6 +59,8 @@ class Draft:
     correlation_id: str | None = None
     causation_id: str | None = None
     tenant: str = ""
+    unique: Unique | Literal[False] | None = None
+    """None: as its adapter says. False: not unique."""
 
 
 def prepare(
@@ -67,6 +70,8 @@ def prepare(
 
     Raises: InvalidPayload, InvalidSchedule naming the field.
     """
+    if not (draft.unique is None or draft.unique is False or isinstance(draft.unique, Unique)):
+        raise InvalidSchedule("unique", f"a Unique is needed, or False for none, not {shown(draft.unique)}")
     payload = encode(draft.payload, max_payload_bytes)
     salt = os.urandom(16)
     recipient = None if draft.recipient is None else text(draft.recipient, "recipient", MAX_RECIPIENT)

@@ -80,6 +80,10 @@ class AsyncTwins:
         """`resolve`."""
         return await _in(session, lambda bind: self._sync.resolve(bind, id, outcome, **options))
 
+    async def atick(self) -> list[Delivery]:
+        """`tick`, in a thread: payload functions never run on the caller's event loop."""
+        return await asyncio.to_thread(self._sync.tick)
+
     async def aperform(self, id: UUID | str, **options: Any) -> Performed:
         """`perform`, in a thread: adapters never run on the caller's event loop."""
         return await asyncio.to_thread(self._sync.perform, id, **options)

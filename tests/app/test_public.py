@@ -20,7 +20,7 @@ PUBLIC = """
     Delivered Deliveries
     DeliveriesError Delivery DeliveryNotFound Discard Draft EngineNotConfigured Explanation
     IdempotencyConflict InvalidAdapter InvalidCommand InvalidPayload InvalidSchedule NotDone Performed
-    Recorded Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unknown UnknownChannel
+    Recorded Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unique Unknown UnknownChannel
     metadata sqlite
 """
 
@@ -73,7 +73,7 @@ def test_every_error_is_of_our_tree() -> None:
 
 def test_every_verb_has_its_twin() -> None:
     verbs = "schedule schedule_many get history explain find cancel suppress reschedule resolve perform drain"
-    for verb in verbs.split():
+    for verb in [*verbs.split(), "tick"]:
         assert inspect.iscoroutinefunction(getattr(deliveries.Deliveries, f"a{verb}")), verb
         assert not inspect.iscoroutinefunction(getattr(deliveries.Deliveries, verb)), verb
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
-from deliveries.cli import demonstration, performing, reading, setup, writing
+from deliveries.cli import demonstration, performing, reading, recurring, setup, writing
 from deliveries.cli.failures import judge
 from deliveries.cli.options import Common
 from deliveries.cli.output import say, text_console
@@ -35,6 +35,7 @@ VERBS: tuple[Callable[..., int], ...] = (
     writing.cancel,
     performing.worker,
     performing.drain,
+    recurring.periodic,
     demonstration.demo,
 )
 

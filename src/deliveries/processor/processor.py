@@ -68,11 +68,13 @@ class Processor:
         registrations: Mapping[str, Registration],
         wakeup: Wakeup,
         settings: Settings,
+        beside: contextlib.AbstractContextManager[object] | None = None,
     ) -> None:
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self.summary = Summary()
         self.error: BaseException | None = None
         self._store, self._wakeup, self._settings = store, wakeup, settings
+        self._beside = beside or contextlib.nullcontext()  # runs while we stay
         self._now = Now(store)
         self._claims = Claims(store, dict(registrations), self.worker, settings, self._now)
         self._ledger = Ledger(store, self._now, self.summary)
@@ -169,7 +171,8 @@ class Processor:
             listener = Listener(self._store.engine, self._hint, self._settings.listen_url)
             listener.start()
         try:
-            yield
+            with self._beside:
+                yield
         finally:
             if listener is not None:
                 listener.stop()

@@ -252,6 +252,26 @@ evidence = Table(
     sqlite_strict=True,
 )
 
+# Not rebuildable from the events, and no part of the truth: without a row a kind is merely free.
+uniques = Table(
+    "delivery_uniques",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("delivery_id", Id, nullable=False),
+    Column("taken_at", Instant, nullable=False),
+    sqlite_strict=True,
+)
+Index("delivery_uniques_delivery", uniques.c.delivery_id)
+
+periodic = Table(
+    "delivery_periodic",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("expression", Text, primary_key=True),
+    Column("seen_at", Instant, nullable=False),
+    sqlite_strict=True,
+)
+
 workers = Table(
     "delivery_workers",
     metadata,

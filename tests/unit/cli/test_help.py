@@ -17,6 +17,7 @@ VERBS = {
     "cancel": "--reason",
     "worker": "--queue",
     "drain": "Needs an application",
+    "periodic": "--ticks",
     "demo": "--seed",
     "db": "upgrade",
     "db upgrade": "DELIVERIES_URL",
