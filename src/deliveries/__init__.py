@@ -3,6 +3,7 @@
 from deliveries import sqlite
 from deliveries.app import Deliveries
 from deliveries.audit.explain import Explanation
+from deliveries.bulk import Report
 from deliveries.core.backoff import Backoff
 from deliveries.core.delivery import Attempt, Delivery, Status
 from deliveries.core.outcomes import (
@@ -24,12 +25,15 @@ from deliveries.errors import (
     DatabaseMoved,
     DeliveriesError,
     DeliveryNotFound,
+    DeliveryPruned,
     EngineNotConfigured,
     IdempotencyConflict,
     InvalidAdapter,
     InvalidCommand,
+    InvalidFilter,
     InvalidPayload,
     InvalidSchedule,
+    ReferenceNotFound,
     SchemaMissing,
     SchemaTooNew,
     UnknownChannel,
@@ -37,7 +41,9 @@ from deliveries.errors import (
 from deliveries.processor.ledger import Summary
 from deliveries.processor.performed import Performed
 from deliveries.scheduling import Draft
+from deliveries.store.evidence import Evidence
 from deliveries.store.schema import metadata
+from deliveries.where import Where
 
 __all__ = [
     "Attempt",
@@ -53,18 +59,23 @@ __all__ = [
     "DeliveriesError",
     "Delivery",
     "DeliveryNotFound",
+    "DeliveryPruned",
     "Discard",
     "Draft",
     "EngineNotConfigured",
+    "Evidence",
     "Explanation",
     "IdempotencyConflict",
     "InvalidAdapter",
     "InvalidCommand",
+    "InvalidFilter",
     "InvalidPayload",
     "InvalidSchedule",
     "NotDone",
     "Performed",
     "Recorded",
+    "ReferenceNotFound",
+    "Report",
     "Retry",
     "SchemaMissing",
     "SchemaTooNew",
@@ -74,6 +85,7 @@ __all__ = [
     "Suppress",
     "Unknown",
     "UnknownChannel",
+    "Where",
     "metadata",
     "sqlite",
 ]

@@ -18,9 +18,12 @@ from deliveries.registration import Registration
 PUBLIC = """
     Attempt Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory DatabaseMoved
     Delivered Deliveries
-    DeliveriesError Delivery DeliveryNotFound Discard Draft EngineNotConfigured Explanation
-    IdempotencyConflict InvalidAdapter InvalidCommand InvalidPayload InvalidSchedule NotDone Performed
-    Recorded Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unknown UnknownChannel
+    DeliveriesError Delivery DeliveryNotFound DeliveryPruned Discard Draft EngineNotConfigured Evidence
+    Explanation
+    IdempotencyConflict InvalidAdapter InvalidCommand InvalidFilter InvalidPayload InvalidSchedule NotDone
+    Performed
+    Recorded ReferenceNotFound Report Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unknown
+    UnknownChannel Where
     metadata sqlite
 """
 
@@ -72,7 +75,11 @@ def test_every_error_is_of_our_tree() -> None:
 
 
 def test_every_verb_has_its_twin() -> None:
-    verbs = "schedule schedule_many get history explain find cancel suppress reschedule resolve perform drain"
+    verbs = """
+        schedule schedule_many get history explain find cancel suppress reschedule resolve perform drain
+        redrive record_evidence evidence cancel_where suppress_where reschedule_where redrive_where
+        prune erase
+    """
     for verb in verbs.split():
         assert inspect.iscoroutinefunction(getattr(deliveries.Deliveries, f"a{verb}")), verb
         assert not inspect.iscoroutinefunction(getattr(deliveries.Deliveries, verb)), verb
