@@ -103,10 +103,12 @@ class Bulk:
         *,
         dry_run: bool,
         written: Callable[[Connection], None],
+        pauses: Sequence[float] = PAUSES,
     ) -> None:
         """`written` is called in each transaction that has changed something."""
         self._store, self._act, self._handle = store, act, handle
         self._conditions, self._dry_run, self._written = conditions, dry_run, written
+        self._pauses = pauses
         self._done = 0
         self._left: Counter[str] = Counter()
         self._sample: list[UUID] = []
@@ -121,7 +123,7 @@ class Bulk:
             busy += self._page(ids)
             if after is None:
                 break
-        for pause in PAUSES:
+        for pause in self._pauses:
             if busy:
                 threading.Event().wait(pause)
                 busy = [id for start in range(0, len(busy), BATCH) for id in self._page(busy[start:][:BATCH])]
