@@ -14,14 +14,14 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, select
-from sqlalchemy.exc import IntegrityError
 
 from deliveries import scheduling
 from deliveries.core.notes import Note, salted
 from deliveries.core.outcomes import MAX_REFERENCE
-from deliveries.errors import ConcurrentChange, InvalidCommand, InvalidPayload, ReferenceNotFound, shown
+from deliveries.errors import InvalidCommand, InvalidPayload, ReferenceNotFound, shown
 from deliveries.payload import encode
 from deliveries.store.evidence import Entry, Evidence, add, gathered
+from deliveries.store.failures import appending_evidence
 from deliveries.store.schema import references
 from deliveries.store.store import Store
 
@@ -89,25 +89,21 @@ def record(store: Store, connection: Connection, ids: list[UUID], told: Feedback
 
     Raises: DeliveryNotFound, ConcurrentChange, InvalidCommand where a delivery has no room for more.
     """
-    locked = store.backend.lock(connection, ids, skip_locked=False)
-    for id in ids:
-        if id not in locked:
-            raise store.missing(connection, id)
-    now = store.now(connection)
-    beside = store.contents(connection, ids)
-    found = gathered(connection, *ids)
-    for id in ids:
-        pieces = [one for one in found if one.delivery_id == id]
-        if any(_is_same(one, told) for one in pieces):
-            continue
-        if len(pieces) >= MAX_PIECES:
-            raise InvalidCommand(f"delivery {id} has {MAX_PIECES} pieces of evidence: no more are kept")
-        entry = _entry(told, erased=beside[id] is None)
-        try:
-            with connection.begin_nested():
-                add(connection, told.kind, [(id, entry)], now)
-        except IntegrityError as error:  # at a strict isolation level the lock shows no newer evidence
-            raise ConcurrentChange(f"evidence of delivery {id} was added meanwhile") from error
+    with appending_evidence("the evidence"), connection.begin_nested():
+        locked = store.backend.lock(connection, ids, skip_locked=False)
+        for id in ids:
+            if id not in locked:
+                raise store.missing(connection, id)
+        now = store.now(connection)
+        beside = store.contents(connection, ids)
+        found = gathered(connection, *ids)
+        for id in ids:
+            pieces = [one for one in found if one.delivery_id == id]
+            if any(_is_same(one, told) for one in pieces):
+                continue
+            if len(pieces) >= MAX_PIECES:
+                raise InvalidCommand(f"delivery {id} has {MAX_PIECES} pieces of evidence: no more are kept")
+            add(connection, told.kind, [(id, _entry(told, erased=beside[id] is None))], now)
 
 
 def _entry(told: Feedback, *, erased: bool) -> Entry:

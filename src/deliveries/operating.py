@@ -16,7 +16,6 @@ from uuid import UUID
 
 from msgspec import structs
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
 from deliveries import scheduling
@@ -26,11 +25,12 @@ from deliveries.core import commands as c
 from deliveries.core.delivery import Delivery
 from deliveries.core.notes import clean
 from deliveries.erasure import Erasing, empty_log, pages_to
-from deliveries.errors import ConcurrentChange, DeliveryPruned, InvalidCommand, InvalidFilter
+from deliveries.errors import DeliveryPruned, InvalidCommand, InvalidFilter
 from deliveries.feedback import feedback, record, reference_text, referred
 from deliveries.redriving import REDRIVEN, Redrive, Redriving, successor_of
 from deliveries.retention import Export, Pruning, age_of, ended
 from deliveries.store.evidence import Evidence, gathered, marked
+from deliveries.store.failures import appending_evidence
 from deliveries.where import Filter, Where, where_of
 
 if TYPE_CHECKING:
@@ -160,16 +160,13 @@ class Operating:
         app, delivery_id = self._app, scheduling.parse_id(id)
         how = self._how(reason, actor, due_at, delay, expires_at, new_key, may_repeat)
         connection = app._store.caller(session)
-        if delivery_id not in app._store.backend.lock(connection, [delivery_id], skip_locked=False):
-            raise app._store.missing(connection, delivery_id)
         redriving = Redriving(app._store, app._registrations, how)
-        try:
-            with connection.begin_nested():
-                why = redriving.handle(connection, [delivery_id], True)[delivery_id]
-        except IntegrityError as error:  # at a strict isolation level the lock shows no newer evidence
-            raise ConcurrentChange(f"delivery {delivery_id} was redriven meanwhile") from error
-        if why == REDRIVEN:
-            return self._redriven(connection, delivery_id)
+        with appending_evidence(f"delivery {delivery_id}"), connection.begin_nested():
+            if delivery_id not in app._store.backend.lock(connection, [delivery_id], skip_locked=False):
+                raise app._store.missing(connection, delivery_id)
+            why = redriving.handle(connection, [delivery_id], True)[delivery_id]
+            if why == REDRIVEN:
+                return self._redriven(connection, delivery_id)
         if why is not None:
             raise InvalidCommand(f"delivery {delivery_id} is not redriven: {why}")
         app._wakeup.after_commit(connection)
