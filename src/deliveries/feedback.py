@@ -99,21 +99,22 @@ def record(store: Store, connection: Connection, ids: list[UUID], told: Feedback
         found = gathered(connection, *ids)
         for id in ids:
             pieces = [one for one in found if one.delivery_id == id]
-            if any(_is_same(one, told) for one in pieces):
+            # after an erasure nothing that may tell of people comes in again
+            kept = told if beside[id] is not None else msgspec.structs.replace(told, fact=None)
+            if any(_is_same(one, kept) for one in pieces):
                 continue
             if len(pieces) >= MAX_PIECES:
                 raise InvalidCommand(f"delivery {id} has {MAX_PIECES} pieces of evidence: no more are kept")
-            add(connection, told.kind, [(id, _entry(told, erased=beside[id] is None))], now)
+            add(connection, kept.kind, [(id, _entry(kept))], now)
 
 
-def _entry(told: Feedback, *, erased: bool) -> Entry:
-    """After an erasure nothing that may tell of people comes in again."""
+def _entry(told: Feedback) -> Entry:
     said: dict[str, Any] = {}
     if told.at is not None:
         said["at"] = told.at
     if told.key is not None:
         said["key"] = told.key
-    note = None if told.fact is None or erased else Note(told.fact, os.urandom(16))
+    note = None if told.fact is None else Note(told.fact, os.urandom(16))
     if note is not None:
         said["told"] = note.digest
     return Entry(msgspec.json.encode(said), note)
