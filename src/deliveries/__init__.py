@@ -11,16 +11,48 @@ if TYPE_CHECKING:
     from deliveries import sqlite
     from deliveries.app import Deliveries
     from deliveries.audit.explain import Explanation
+    from deliveries.bulk import Report
     from deliveries.core.backoff import Backoff
     from deliveries.core.delivery import Attempt, Delivery, Status
-    from deliveries.core.outcomes import Bounced, Cancel, Delivered, Discard, NotDone, Retry, Snooze, Suppress, Unknown
+    from deliveries.core.outcomes import (
+        Bounced,
+        Cancel,
+        Delivered,
+        Discard,
+        NotDone,
+        Retry,
+        Snooze,
+        Suppress,
+        Unknown,
+    )
     from deliveries.core.stream import Recorded
     from deliveries.core.unique import Unique
-    from deliveries.errors import ConcurrentChange, ConcurrentSchedule, CorruptHistory, DatabaseMoved, DeliveriesError, DeliveryNotFound, EngineNotConfigured, IdempotencyConflict, InvalidAdapter, InvalidCommand, InvalidPayload, InvalidSchedule, SchemaMissing, SchemaTooNew, UnknownChannel
+    from deliveries.errors import (
+        ConcurrentChange,
+        ConcurrentSchedule,
+        CorruptHistory,
+        DatabaseMoved,
+        DeliveriesError,
+        DeliveryNotFound,
+        DeliveryPruned,
+        EngineNotConfigured,
+        IdempotencyConflict,
+        InvalidAdapter,
+        InvalidCommand,
+        InvalidFilter,
+        InvalidPayload,
+        InvalidSchedule,
+        ReferenceNotFound,
+        SchemaMissing,
+        SchemaTooNew,
+        UnknownChannel,
+    )
     from deliveries.processor.ledger import Summary
     from deliveries.processor.performed import Performed
     from deliveries.scheduling import Draft
+    from deliveries.store.evidence import Evidence
     from deliveries.store.schema import metadata
+    from deliveries.where import Where
 
 __all__ = [
     "Attempt",
@@ -36,18 +68,23 @@ __all__ = [
     "DeliveriesError",
     "Delivery",
     "DeliveryNotFound",
+    "DeliveryPruned",
     "Discard",
     "Draft",
     "EngineNotConfigured",
+    "Evidence",
     "Explanation",
     "IdempotencyConflict",
     "InvalidAdapter",
     "InvalidCommand",
+    "InvalidFilter",
     "InvalidPayload",
     "InvalidSchedule",
     "NotDone",
     "Performed",
     "Recorded",
+    "ReferenceNotFound",
+    "Report",
     "Retry",
     "SchemaMissing",
     "SchemaTooNew",
@@ -58,6 +95,7 @@ __all__ = [
     "Unique",
     "Unknown",
     "UnknownChannel",
+    "Where",
     "metadata",
     "sqlite",
 ]
@@ -76,18 +114,23 @@ _HOMES = {
     "DeliveriesError": "deliveries.errors",
     "Delivery": "deliveries.core.delivery",
     "DeliveryNotFound": "deliveries.errors",
+    "DeliveryPruned": "deliveries.errors",
     "Discard": "deliveries.core.outcomes",
     "Draft": "deliveries.scheduling",
     "EngineNotConfigured": "deliveries.errors",
+    "Evidence": "deliveries.store.evidence",
     "Explanation": "deliveries.audit.explain",
     "IdempotencyConflict": "deliveries.errors",
     "InvalidAdapter": "deliveries.errors",
     "InvalidCommand": "deliveries.errors",
+    "InvalidFilter": "deliveries.errors",
     "InvalidPayload": "deliveries.errors",
     "InvalidSchedule": "deliveries.errors",
     "NotDone": "deliveries.core.outcomes",
     "Performed": "deliveries.processor.performed",
     "Recorded": "deliveries.core.stream",
+    "ReferenceNotFound": "deliveries.errors",
+    "Report": "deliveries.bulk",
     "Retry": "deliveries.core.outcomes",
     "SchemaMissing": "deliveries.errors",
     "SchemaTooNew": "deliveries.errors",
@@ -98,6 +141,7 @@ _HOMES = {
     "Unique": "deliveries.core.unique",
     "Unknown": "deliveries.core.outcomes",
     "UnknownChannel": "deliveries.errors",
+    "Where": "deliveries.where",
     "metadata": "deliveries.store.schema",
     "sqlite": "deliveries.sqlite",
 }

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session, scoped_session
 
 from deliveries import scheduling
-from deliveries.audit.explain import Explanation, explain
+from deliveries.audit.explain import Explanation, explain, told
 from deliveries.births import bear
 from deliveries.clock import Clock, SystemClock
 from deliveries.core import commands as c
@@ -34,6 +34,7 @@ from deliveries.errors import (
     UnknownChannel,
     shown,
 )
+from deliveries.operating import Operating
 from deliveries.payload import MAX_PAYLOAD_BYTES
 from deliveries.periodic import Periodic
 from deliveries.processor.ledger import Summary
@@ -44,11 +45,13 @@ from deliveries.processor.ticker import Ticker
 from deliveries.processor.wakeup import Wakeup
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Draft
+from deliveries.store.evidence import gathered
 from deliveries.store.rows import Birth
 from deliveries.store.store import Store
 from deliveries.timetable import Timetable
 from deliveries.twins import AsyncTwins
 from deliveries.uniqueness import Asked, asked, bear_unique
+from deliveries.where import Filter, where_of
 
 if TYPE_CHECKING:
     from deliveries.store.log import DeliveryLog
@@ -60,7 +63,7 @@ Bind = Session | scoped_session[Session] | Connection
 Id = UUID | str
 
 
-class Deliveries(Timetable, AsyncTwins):
+class Deliveries(Operating, Timetable, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.
@@ -237,28 +240,22 @@ class Deliveries(Timetable, AsyncTwins):
         with self._reading(session) as connection:
             history = self._store.history(connection, delivery_id)
             now = self._store.now(connection)
-            facts = self._store.evidence(connection, delivery_id)
-        lines = [f"{at:%Y-%m-%d %H:%M:%S}Z {kind}: {fact}" for kind, at, fact in facts]
-        return explain(history, now, lines)
+            beside = gathered(connection, delivery_id)
+        return explain(history, now, [told(one) for one in beside])
 
     def find(
-        self,
-        *,
-        status: str | None = None,
-        channel: str | None = None,
-        queue: str | None = None,
-        tenant: str | None = None,
-        key: str | None = None,
-        limit: int = 100,
-        session: Bind | None = None,
+        self, where: Filter | None = None, *, limit: int = 100, session: Bind | None = None, **wanted: Any
     ) -> list[Delivery]:
-        """Deliveries with these values, newest first, at most `limit` (1..10000), without contents."""
+        """Deliveries that fit, newest first, at most `limit` (1..10000), without contents.
+
+        `wanted` are the fields of `Where`: status, channel, queue, tenant, key, tag, ... ; None fits all.
+        Raises: InvalidFilter, CallerError.
+        """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000:
             raise CallerError(f"limit must be 1..10000, not {shown(limit)}")
+        fitting = where_of(where, wanted)
         with self._reading(session) as connection:
-            return self._store.find(
-                connection, limit, status=status, channel=channel, queue=queue, tenant=tenant, key=key
-            )
+            return self._store.find(connection, limit, fitting.conditions(), fitting.fits)
 
     @contextmanager
     def _reading(self, session: Bind | None) -> Iterator[Connection]:
@@ -333,11 +330,22 @@ class Deliveries(Timetable, AsyncTwins):
         if reason is None and outcome.text is not None:
             reason = describe(outcome.text)
         return self._command(
-            session, id, reason, actor, lambda **given: c.Resolve(outcome=outcome, by="operator", **given)
+            session,
+            id,
+            reason,
+            actor,
+            lambda **given: c.Resolve(outcome=outcome, by="operator", **given),
+            o.reference_of(outcome),
         )
 
     def _command(
-        self, session: Bind, id: Id, reason: str | None, actor: str | None, make: Callable[..., c.Command]
+        self,
+        session: Bind,
+        id: Id,
+        reason: str | None,
+        actor: str | None,
+        make: Callable[..., c.Command],
+        reference: str | None = None,
     ) -> Delivery:
         delivery_id = scheduling.parse_id(id)
         note = None if reason is None else Note(clean(scheduling.text(reason, "reason")), os.urandom(16))
@@ -349,6 +357,8 @@ class Deliveries(Timetable, AsyncTwins):
         self._wakeup.after_commit(connection)
         if change is None:
             return self._store.get(connection, delivery_id)
+        if reference is not None and change.recorded.type == "Succeeded":
+            self._store.refer(connection, {delivery_id: (change.after.channel, reference)})
         return self._store.furnished(connection, change.after)
 
     # -- performing ----------------------------------------------------------------------------

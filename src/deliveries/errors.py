@@ -9,8 +9,11 @@
     │   ├── InvalidSchedule          a field of a draft is out of range; `.field` names it
     │   ├── InvalidAdapter           a registration that could not be honoured
     │   ├── InvalidCommand           an operator's act that makes no sense
+    │   ├── InvalidFilter            a field of a filter is unknown or out of range; `.field` names it
     │   ├── IdempotencyConflict      the key is taken by a different debt
     │   ├── DeliveryNotFound         no such delivery
+    │   │   ├── DeliveryPruned       there was one; its tombstone is left
+    │   │   └── ReferenceNotFound    no delivery has that reference yet (`.retryable`)
     │   └── EngineNotConfigured      the connection cannot keep our promises
     ├── StoreError                   the database, not the call
     │   ├── SchemaMissing            our tables are not there
@@ -24,6 +27,11 @@
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 def shown(value: object, limit: int = 80) -> str:
@@ -83,6 +91,14 @@ class InvalidCommand(CallerError):
     """An operator's act with arguments that make no sense."""
 
 
+class InvalidFilter(CallerError):
+    """A field of a filter is unknown, or its value is none of its kind; `field` names it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"filter {field}: {problem}")
+        self.field = field
+
+
 class IdempotencyConflict(CallerError):
     """The key belongs to a delivery whose channel, recipient or payload differ."""
 
@@ -99,6 +115,35 @@ class DeliveryNotFound(CallerError, LookupError):
     def __init__(self, delivery_id: object) -> None:
         super().__init__(f"no delivery {delivery_id}")
         self.delivery_id = delivery_id
+
+
+class DeliveryPruned(DeliveryNotFound):
+    """The delivery had ended and was pruned; `version` counts the events it had, `digest` is the last's."""
+
+    def __init__(self, delivery_id: object, pruned_at: datetime, version: int, digest: bytes) -> None:
+        DeliveriesError.__init__(
+            self,
+            f"delivery {delivery_id} was pruned at {pruned_at:%Y-%m-%d %H:%M:%S}Z: "
+            f"it had {version} events, the last with digest {digest.hex()[:16]}",
+        )
+        self.delivery_id = delivery_id
+        self.pruned_at, self.version, self.digest = pruned_at, version, digest
+
+
+class ReferenceNotFound(DeliveryNotFound):
+    """No delivery has that reference, or none has it yet.
+
+    A provider may report an effect before its success is recorded. Answer its request with an
+    error, so that it repeats it.
+    """
+
+    retryable = True
+
+    def __init__(self, reference: str, channel: str | None = None) -> None:
+        through = "" if channel is None else f" through {shown(channel)}"
+        DeliveriesError.__init__(self, f"no delivery{through} has the reference {shown(reference)}")
+        self.reference, self.channel = reference, channel
+        self.delivery_id = None
 
 
 class EngineNotConfigured(CallerError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
@@ -19,9 +20,12 @@ from deliveries.scheduling import Draft
 if TYPE_CHECKING:
     from deliveries.app import Deliveries
     from deliveries.audit.explain import Explanation
+    from deliveries.bulk import Report
     from deliveries.processor.ledger import Summary
     from deliveries.processor.performed import Performed
     from deliveries.processor.processor import Processor
+    from deliveries.store.evidence import Evidence
+    from deliveries.where import Filter
 
 T = TypeVar("T")
 AsyncBind = AsyncSession | async_scoped_session[AsyncSession] | AsyncConnection
@@ -58,9 +62,11 @@ class AsyncTwins:
         """`explain`."""
         return await _read(session, lambda bind: self._sync.explain(id, session=bind))
 
-    async def afind(self, *, session: AsyncBind | None = None, **wanted: Any) -> list[Delivery]:
+    async def afind(
+        self, where: Filter | None = None, *, session: AsyncBind | None = None, **wanted: Any
+    ) -> list[Delivery]:
         """`find`."""
-        return await _read(session, lambda bind: self._sync.find(session=bind, **wanted))
+        return await _read(session, lambda bind: self._sync.find(where, session=bind, **wanted))
 
     async def acancel(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
         """`cancel`."""
@@ -83,6 +89,42 @@ class AsyncTwins:
     async def atick(self) -> list[Delivery]:
         """`tick`, in a thread: payload functions never run on the caller's event loop."""
         return await asyncio.to_thread(self._sync.tick)
+
+    async def aredrive(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
+        """`redrive`."""
+        return await _in(session, lambda bind: self._sync.redrive(bind, id, **options))
+
+    async def arecord_evidence(self, session: AsyncBind, kind: str, **options: Any) -> Delivery:
+        """`record_evidence`."""
+        return await _in(session, lambda bind: self._sync.record_evidence(bind, kind, **options))
+
+    async def aevidence(self, id: UUID | str, *, session: AsyncBind | None = None) -> list[Evidence]:
+        """`evidence`."""
+        return await _read(session, lambda bind: self._sync.evidence(id, session=bind))
+
+    async def acancel_where(self, where: Filter, **options: Any) -> Report:
+        """`cancel_where`, in a thread."""
+        return await asyncio.to_thread(self._sync.cancel_where, where, **options)
+
+    async def asuppress_where(self, where: Filter, **options: Any) -> Report:
+        """`suppress_where`, in a thread."""
+        return await asyncio.to_thread(self._sync.suppress_where, where, **options)
+
+    async def areschedule_where(self, where: Filter, **options: Any) -> Report:
+        """`reschedule_where`, in a thread."""
+        return await asyncio.to_thread(self._sync.reschedule_where, where, **options)
+
+    async def aredrive_where(self, where: Filter, **options: Any) -> Report:
+        """`redrive_where`, in a thread."""
+        return await asyncio.to_thread(self._sync.redrive_where, where, **options)
+
+    async def aprune(self, older_than: float | timedelta, **options: Any) -> Report:
+        """`prune`, in a thread."""
+        return await asyncio.to_thread(self._sync.prune, older_than, **options)
+
+    async def aerase(self, **options: Any) -> Report:
+        """`erase`, in a thread."""
+        return await asyncio.to_thread(self._sync.erase, **options)
 
     async def aperform(self, id: UUID | str, **options: Any) -> Performed:
         """`perform`, in a thread: adapters never run on the caller's event loop."""

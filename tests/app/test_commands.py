@@ -30,7 +30,6 @@ from deliveries import (
 )
 from deliveries.core import commands as c
 from deliveries.core import events as e
-from deliveries.core.stream import advance, replay
 from deliveries.store.store import Store
 from support.apps import (
     RunningClock,
@@ -42,7 +41,8 @@ from support.apps import (
     statements,
     texts,
 )
-from support.histories import DEADLINE, ENDINGS, at, endings, life, report, resolve, start
+from support.histories import DEADLINE, ENDINGS, at, endings, report, resolve, start
+from support.lives import lead
 
 Act = Callable[[Deliveries, Connection, UUID], Any]
 ACTS: dict[str, Act] = {
@@ -62,23 +62,6 @@ TERMINAL = (Status.SUCCEEDED, Status.SUPPRESSED, Status.CANCELLED, Status.EXHAUS
 def timed(timed: Deliveries) -> Deliveries:
     timed.adapter("email")(lambda delivery, attempt: None)
     return timed
-
-
-def lead(app: Deliveries, clock: RunningClock, ending: str) -> UUID:
-    """A delivery in the database that has lived up to `ending`."""
-    told = life(ending)
-    store = Store(app.engine, clock)
-    clock.instant = told.commands[0].now
-    id = schedule(app, "email", {"secret": 1}, recipient="ann@example.org", expires_at=DEADLINE).id
-    for command in told.commands[1:]:
-        clock.instant = command.now
-        with store.transaction() as connection:
-            change = advance(replay(store.history(connection, id)), command)
-            assert change is not None
-            write = store.write_of(change, lease_owner="w1", lease_seconds=60)
-            assert store.backend.append(connection, [write], store.deciding_now) == {id}
-    assert app.get(id).status is ENDINGS[ending].status
-    return id
 
 
 def do(app: Deliveries, act: str, id: UUID) -> Any:

@@ -12,7 +12,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, select
 
-from deliveries import Status
+from deliveries import Evidence, Status
+from deliveries.audit.beside import (
+    contents_findings,
+    evidence_findings,
+    notes_findings,
+    tombstone_findings,
+)
 from deliveries.audit.invariants import (
     Called,
     Finding,
@@ -23,8 +29,9 @@ from deliveries.audit.invariants import (
     t2_a_key_names_one_delivery,
 )
 from deliveries.core.stream import Recorded
+from deliveries.store.evidence import gathered
 from deliveries.store.reading import Reading
-from deliveries.store.schema import deliveries, events
+from deliveries.store.schema import contents, deliveries, events, notes, tombstones
 
 PAGE = 500
 STANDING_STILL = {Status.PENDING: "N5", Status.ATTEMPTING: "N4"}
@@ -47,7 +54,8 @@ def broken(
         rows = connection.execute(select(deliveries).order_by(deliveries.c.id)).all()
         histories = _histories(connection, [row.id for row in rows])
         orphans = set(connection.scalars(select(events.c.delivery_id).distinct())) - histories.keys()
-    found = [Finding("T1", 1, "events without a row", id) for id in orphans]
+        found = [Finding("T1", 1, "events without a row", id) for id in orphans]
+        found += besides(connection, histories)
     for row in rows:
         found += verdict(histories[row.id], row)
         if ended and row.status in STANDING_STILL:
@@ -64,6 +72,28 @@ def verdict(record: Sequence[Recorded], row: Any) -> list[Finding]:
         return [Finding("I2", 0, "a row without events", row.id)]
     found = record_findings(record)
     return found or row_findings(record, row)  # a stream that makes no sense has no fold to compare
+
+
+def besides(connection: Connection, histories: Mapping[UUID, Sequence[Recorded]]) -> list[Finding]:
+    """What stands beside the streams, and what is left of those that were pruned."""
+    beside = {row.delivery_id: row for row in connection.execute(select(contents))}
+    texts: dict[UUID, list[Any]] = {}
+    for row in connection.execute(select(notes)):
+        texts.setdefault(row.delivery_id, []).append(row)
+    ids = list(histories)
+    pieces: dict[UUID, list[Evidence]] = {}
+    for start in range(0, len(ids), PAGE):
+        for one in gathered(connection, *ids[start : start + PAGE]):
+            pieces.setdefault(one.delivery_id, []).append(one)
+    found: list[Finding] = []
+    for tombstone in connection.execute(select(tombstones)):
+        found += tombstone_findings(tombstone, histories.get(tombstone.delivery_id, ()))
+    for id, record in histories.items():
+        if record:
+            found += evidence_findings(pieces.get(id, []))
+            found += contents_findings(record, beside.get(id), pieces.get(id, []))
+            found += notes_findings(record, texts.get(id, ()), pieces.get(id, []))
+    return found
 
 
 def _histories(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, list[Recorded]]:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from deliveries.core import events as e
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.stream import Recorded, replay
+from deliveries.store.evidence import Evidence
 
 
 class Entry(Struct, frozen=True):
@@ -73,6 +75,19 @@ def explain(history: Sequence[Recorded], now: datetime, evidence: Sequence[str] 
     )
 
 
+def told(one: Evidence) -> str:
+    """One line about a piece of evidence."""
+    fact = one.fact
+    if isinstance(fact, dict):
+        said = (f"{name} {value if isinstance(value, str) else _json(value)}" for name, value in fact.items())
+        fact = ", ".join(said)
+    return f"{_time(one.recorded_at)} {one.kind}" + (f": {fact}" if fact else "")
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def _entries(history: Sequence[Recorded]) -> list[Entry]:
     entries = []
     for recorded in history:
@@ -129,7 +144,9 @@ def _attempt(event: Any) -> str:
 
 def _scheduled(event: e.Scheduled) -> str:
     when = "at once" if event.due_at is None else f"at {_time(event.due_at)}"
-    return f"scheduled on queue {event.queue!r}, due {when}"
+    cause = "" if event.causation_id is None else f", caused by {event.causation_id}"
+    root = "" if event.root_id is None else f", with the key of {event.root_id}"
+    return f"scheduled on queue {event.queue!r}, due {when}{cause}{root}"
 
 
 def _rescheduled(event: e.Rescheduled) -> str:

@@ -9,7 +9,16 @@ from collections.abc import Callable, Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
-from deliveries.cli import demonstration, performing, reading, recurring, setup, writing
+from deliveries.cli import (
+    demonstration,
+    keeping,
+    operating,
+    performing,
+    reading,
+    recurring,
+    setup,
+    writing,
+)
 from deliveries.cli.failures import judge
 from deliveries.cli.options import Common
 from deliveries.cli.output import say, text_console
@@ -32,7 +41,13 @@ VERBS: tuple[Callable[..., int], ...] = (
     reading.show,
     reading.explain,
     writing.schedule,
-    writing.cancel,
+    operating.cancel,
+    operating.suppress,
+    operating.reschedule,
+    operating.resolve,
+    operating.redrive,
+    keeping.prune,
+    keeping.erase,
     performing.worker,
     performing.drain,
     recurring.periodic,
@@ -56,6 +71,10 @@ def application() -> App:
     schema.command(setup.upgrade)
     schema.command(setup.sql)
     app.command(schema)
+    evidence = App(name="evidence", help="What is known of effects beside their events.", help_epilogue="")
+    evidence.command(keeping.add)
+    evidence.command(keeping.list_, name="list")
+    app.command(evidence)
     return app
 
 

@@ -1,4 +1,4 @@
-"""The verbs that write one debt down, or give one up: schedule, cancel."""
+"""The verb that writes one debt down: schedule."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from deliveries.cli.failures import FOUND, UsageError
+from deliveries.cli.failures import UsageError
 from deliveries.cli.options import Database
-from deliveries.cli.output import data, say, write
+from deliveries.cli.output import data, write
 
 FROM_ENVIRONMENT = Database()
 
@@ -82,43 +82,6 @@ def schedule(
         had = f"Delivery {delivery.id} has this key already, and is {delivery.status.value}"
         write(f"{had}: nothing new is scheduled")
     return 0
-
-
-def cancel(
-    id: str,
-    /,
-    *,
-    reason: str | None = None,
-    actor: str | None = None,
-    json: bool = False,
-    database: Database = FROM_ENVIRONMENT,
-) -> int:
-    """Cancel a delivery: no attempt follows, and a running one reports truthfully.
-
-    Exits with 1 where it had come to another end before.
-
-    Args:
-        id: The delivery's id.
-        reason: Why; kept beside the events, and erasable.
-        actor: Who says so; kept in the events for ever.
-        json: Print the delivery as one line of JSON.
-        database: Where to write.
-    """
-    with database.opened() as app, app.engine.begin() as connection:
-        delivery = app.cancel(connection, id, reason=reason, actor=actor)
-    cancelled = delivery.status == "cancelled"
-    if json:
-        from deliveries.cli.show import fields
-
-        data(fields(delivery))
-    elif cancelled:
-        write(f"Delivery {delivery.id} is cancelled")
-    elif delivery.cancel_requested:
-        write(f"Delivery {delivery.id} is cancelled unless attempt {delivery.attempt} succeeds")
-    if cancelled or not delivery.is_terminal:
-        return 0
-    say(f"delivery {delivery.id} had ended before: it is {delivery.status.value}")
-    return FOUND
 
 
 def _read(payload: str | None) -> str | bytes:

@@ -68,6 +68,9 @@ class Scheduled(Event, frozen=True, kw_only=True):
     causation_id: str | None = None
     root_id: UUID | None = None
     """The delivery whose idempotency key this one keeps; None: its own."""
+    actor: str | None = None
+    """Who redrove an ended delivery as this one; None where a program scheduled it."""
+    note: str | None = None
 
 
 class Rescheduled(Event, frozen=True, kw_only=True):

@@ -63,12 +63,25 @@ def _rebuilt(kind: type[Outcome], args: tuple[Any, ...], fields: dict[str, Any])
     return outcome
 
 
-class Delivered(Outcome):
-    """The effect happened. `receipt`: what the provider answered, any JSON value or text."""
+MAX_REFERENCE = 255
+"""Characters of a provider's reference."""
 
-    def __init__(self, receipt: Any = None) -> None:
+
+class Delivered(Outcome):
+    """The effect happened. `receipt`: what the provider answered, any JSON value or text.
+
+    `reference`: the provider's own id of the effect, 1..255 printable characters, nothing personal.
+    What the provider reports later is matched by it (`Deliveries.record_evidence`). One that is
+    no such text is not kept: it must not turn a success into a failure.
+    """
+
+    reference: str | None = None
+
+    def __init__(self, receipt: Any = None, *, reference: str | None = None) -> None:
         super().__init__(receipt)
         self.receipt = receipt
+        if reference is not None:
+            self.reference = reference
 
 
 class Retry(Outcome):
@@ -174,6 +187,18 @@ def text_of(outcome: Outcome) -> object:
         return outcome.text
     except BaseException:
         return f"<unreadable {type_name(outcome)}>"
+
+
+def reference_of(outcome: object) -> str | None:
+    """The provider's reference that a `Delivered` carries; None where there is none that can be kept."""
+    try:
+        found = outcome.reference if issubclass(type(outcome), Delivered) else None  # type: ignore[attr-defined]
+        if found is None or not issubclass(type(found), str):
+            return None
+        text = str.__str__(found)
+        return text if 1 <= len(text) <= MAX_REFERENCE and text.isprintable() else None
+    except BaseException:  # what an adapter made may defend itself against being read
+        return None
 
 
 def outcome_of(value: object) -> Outcome:

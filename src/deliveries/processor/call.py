@@ -31,6 +31,8 @@ class Words:
     """Seconds that the channel's own backoff wants after this error."""
     said: str = ""
     """The kind of it: the name of an exception's or an outcome's class."""
+    reference: str | None = None
+    """The provider's, of an effect that happened."""
 
 
 _NOTHING_SAID = Words(outcome=o.Delivered(), said=notes.type_name(o.Delivered()))
@@ -191,6 +193,7 @@ class Call:
             text=None if text is None else _text(text),
             retry_in=retry_in,
             said=notes.type_name(said if issubclass(type(said), BaseException) else o.outcome_of(said)),
+            reference=o.reference_of(said) if isinstance(outcome, o.Delivered) else None,
         )
 
     def _outcome(self, said: object) -> tuple[o.Outcome, BaseException | None, object]:

@@ -165,12 +165,23 @@ class Ledger:
         change = call.tried = advance(stream, command)
         if change is None:
             self._too_late(connection, call, stream)
-        elif not self._store.backend.append(
-            connection, [self._write(call, change)], self._store.deciding_now
-        ):
-            put_aside(self._store, connection, [call.delivery.id], OUT_OF_STEP)
-            return None
+        else:
+            write = self._write(call, change)
+            if not self._store.backend.append(connection, [write], self._store.deciding_now):
+                put_aside(self._store, connection, [call.delivery.id], OUT_OF_STEP)
+                return None
+            self.refer(connection, [write], {call.delivery.id})
         return change
+
+    def refer(self, connection: Connection, writes: Iterable[Write], written: set[UUID]) -> None:
+        """Note the providers' references of what was written; no statement where there are none."""
+        given = {
+            one.change.after.id: (one.change.after.channel, one.reference)
+            for one in writes
+            if one.reference is not None and one.change.after.id in written
+        }
+        if given:
+            self._store.refer(connection, given)
 
     def _write(self, call: Call, change: Change) -> Write:
         """`change` with its columns; nobody asks what became of a call while it still runs."""
@@ -178,6 +189,8 @@ class Ledger:
         if write.lookup_seconds is not None and isinstance(report, c.Report) and report.not_before:
             left = (report.not_before - self._now()).total_seconds()
             write = msgspec.structs.replace(write, lookup_seconds=max(left, write.lookup_seconds))
+        if call.words is not None and call.words.reference and change.recorded.type == "Succeeded":
+            write = msgspec.structs.replace(write, reference=call.words.reference)
         return write
 
     def _too_late(self, connection: Connection, call: Call, stream: Stream) -> None:

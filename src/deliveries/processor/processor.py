@@ -243,6 +243,7 @@ class Processor:
                 writes = [write for _, write in batch] + [self._claims.write(change) for _, change in starts]
                 now = self._store.deciding_now
                 written = self._store.backend.append(connection, writes, now) if writes else set()
+                self._ledger.refer(connection, (write for _, write in batch), written)
         except (IntegrityError, DataError, OverflowError):  # a guard, or a value beyond its column
             self._ledger.doubt()
             self._launch_started(self._claims.isolate(ids))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from msgspec import structs
-from sqlalchemy import Connection, bindparam, select, tuple_
+from sqlalchemy import ColumnElement, Connection, bindparam, select, tuple_
 
 from deliveries.core.delivery import Delivery
 from deliveries.core.stream import Recorded, Stream, replay
-from deliveries.errors import CorruptHistory, DeliveryNotFound
+from deliveries.errors import CorruptHistory, DeliveryNotFound, DeliveryPruned
+from deliveries.store.evidence import gathered
 from deliveries.store.rows import DELIVERY_COLUMNS, Claimed, Contents, delivery_of, recorded_of, with_contents
-from deliveries.store.schema import contents, deliveries, events, evidence, notes
+from deliveries.store.schema import contents, deliveries, events, notes, tombstones
 
 KEYS_PER_STATEMENT = 500
 """Pairs of tenant and key in one look-up."""
@@ -83,7 +83,7 @@ class Reading:
         """The stream of one delivery. Raises: DeliveryNotFound."""
         history = self.histories(connection, [id])[id]
         if not history:
-            raise DeliveryNotFound(id)
+            raise self.missing(connection, id)
         return history
 
     def contents(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Contents | None]:
@@ -129,28 +129,59 @@ class Reading:
                 found[row.tenant, row.key] = (delivery, None if row.salt is None else beside)
         return found
 
-    def find(self, connection: Connection, limit: int, **wanted: str | None) -> list[Delivery]:
-        """Deliveries whose columns have these values (None: any), newest first, from the projection."""
-        statement = select(*DELIVERY_COLUMNS).order_by(deliveries.c.id.desc()).limit(limit)
-        for name, value in wanted.items():
-            if value is not None:
-                statement = statement.where(deliveries.c[name] == value)
+    def find(
+        self,
+        connection: Connection,
+        limit: int,
+        conditions: Sequence[ColumnElement[bool]] = (),
+        fits: Callable[[Delivery], bool] = bool,
+    ) -> list[Delivery]:
+        """Deliveries that meet the conditions and fit, newest first, from the projection."""
+        found: list[Delivery] = []
+        before: UUID | None = None
+        while True:
+            older = () if before is None else (deliveries.c.id < before,)
+            page, before = self.page(connection, (*conditions, *older), limit, newest=True)
+            found += filter(fits, page)
+            if before is None or len(found) >= limit:
+                return found[:limit]
+
+    def page(
+        self,
+        connection: Connection,
+        conditions: Sequence[ColumnElement[bool]],
+        limit: int,
+        *,
+        newest: bool = False,
+    ) -> tuple[list[Delivery], UUID | None]:
+        """Up to `limit` deliveries by id, and the last id if there may be more."""
+        order = deliveries.c.id.desc() if newest else deliveries.c.id
+        statement = select(*DELIVERY_COLUMNS).where(*conditions).order_by(order).limit(limit)
+        rows = connection.execute(statement).all()
         found = []
-        for row in connection.execute(statement):
+        for row in rows:
             try:
                 found.append(delivery_of(row))
             except CorruptHistory as error:
                 _log.error("left out: %s", error)  # one row that was tampered with hides no other
+        return found, rows[-1].id if len(rows) == limit else None
+
+    def newest(self, connection: Connection) -> UUID | None:
+        """The highest id there is."""
+        order = deliveries.c.id.desc()
+        found: UUID | None = connection.scalar(select(deliveries.c.id).order_by(order).limit(1))
         return found
+
+    def missing(self, connection: Connection, id: UUID) -> DeliveryNotFound:
+        """Why there is no delivery `id`: there never was one, or it was pruned."""
+        row = connection.execute(select(tombstones).where(tombstones.c.delivery_id == id)).one_or_none()
+        if row is None:
+            return DeliveryNotFound(id)
+        return DeliveryPruned(id, row.pruned_at, row.version, row.digest)
 
     def evidence(self, connection: Connection, id: UUID) -> list[tuple[str, datetime, Any]]:
         """(kind, recorded at, fact) of one delivery, oldest first."""
-        statement = (
-            select(evidence.c.kind, evidence.c.recorded_at, evidence.c.body)
-            .where(evidence.c.delivery_id == id)
-            .order_by(evidence.c.sequence)
-        )
-        return [(row.kind, row.recorded_at, _fact(row.body)) for row in connection.execute(statement)]
+        return [(one.kind, one.recorded_at, one.fact) for one in gathered(connection, id)]
 
     def lease_until(self, connection: Connection, id: UUID) -> datetime | None:
         """When the lease of an open attempt ends."""
@@ -162,11 +193,3 @@ class Reading:
     def owned(self, connection: Connection, worker: str) -> list[UUID]:
         """The open attempts that carry this worker's lease."""
         return list(connection.scalars(_OWNED, {"worker": worker}))
-
-
-def _fact(body: bytes) -> Any:
-    """A fact that decides nothing; one that cannot be read hides neither the stream nor the others."""
-    try:
-        return msgspec.json.decode(body)
-    except (ValueError, TypeError, RecursionError) as error:
-        return f"<unreadable: {type(error).__name__}>"

@@ -47,6 +47,8 @@ class Write(Struct, frozen=True, gc=False):
     """From the database's now; None keeps a lease that an open attempt has."""
     lookup_seconds: float | None = None
     """When to ask an adapter's lookup, from the database's now; None: never."""
+    reference: str | None = None
+    """The provider's, of an effect that happened."""
 
 
 class Claimed(Struct, frozen=True, gc=False):

@@ -272,6 +272,40 @@ periodic = Table(
     sqlite_strict=True,
 )
 
+# What a piece of evidence says beyond its kind and time, in the provider's words: erasable, like notes
+facts = Table(
+    "delivery_facts",
+    metadata,
+    Column("delivery_id", Id, primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("text", Text),
+    Column("salt", LargeBinary),
+    sqlite_strict=True,
+)
+
+# The provider's ids of effects. Deliveries that share an idempotency key may share one.
+references = Table(
+    "delivery_references",
+    metadata,
+    Column("reference", Text, primary_key=True),
+    Column("delivery_id", Id, primary_key=True, index=True),
+    Column("channel", Text, nullable=False),
+    sqlite_strict=True,
+)
+
+# What is left of a pruned stream: how many events it had, and the digest of the last.
+tombstones = Table(
+    "delivery_tombstones",
+    metadata,
+    Column("delivery_id", Id, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("pruned_at", Instant, nullable=False),
+    Column("actor", Text),
+    sqlite_strict=True,
+)
+
 workers = Table(
     "delivery_workers",
     metadata,

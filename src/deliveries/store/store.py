@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, Engine, bindparam, exists, insert, select, text, update
+from sqlalchemy import Connection, Engine, bindparam, exists, select, text, update
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session, scoped_session
 
 from deliveries import sqlite
 from deliveries.clock import Clock
 from deliveries.core import commands
-from deliveries.core.codec import GENESIS, digest
 from deliveries.core.delivery import Delivery
 from deliveries.core.events import Held
 from deliveries.core.stream import Change, advance, replay
@@ -24,21 +23,26 @@ from deliveries.errors import (
     CallerError,
     ConcurrentChange,
     ConcurrentSchedule,
-    DeliveryNotFound,
     EngineNotConfigured,
 )
 from deliveries.store import migration
 from deliveries.store.backend import Backend
+from deliveries.store.evidence import Entry, add
 from deliveries.store.failures import is_serialization_failure
 from deliveries.store.postgresql import PostgreSQL
 from deliveries.store.reading import Reading
 from deliveries.store.rows import CLAIM_COLUMNS, Birth, Claimed, Contents, Write, claimed_of
-from deliveries.store.schema import Instant, contents, deliveries, evidence
+from deliveries.store.schema import Id, Instant, contents, deliveries, evidence
 from deliveries.store.sqlite import SQLite
 
 BACKENDS: dict[str, type[Backend]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
 _DATABASE_NOW = text("SELECT statement_timestamp() AS now").columns(now=Instant())
+
+_REFER = text("""
+INSERT INTO delivery_references (reference, delivery_id, channel) VALUES (:reference, :delivery_id, :channel)
+ON CONFLICT DO NOTHING
+""").bindparams(bindparam("delivery_id", type_=Id()))
 
 _ANYTHING_DUE = select(
     exists().where(
@@ -180,7 +184,7 @@ class Store(Reading):
         try:
             locked = self.backend.lock(connection, [id], skip_locked=False)
             if id not in locked:
-                raise DeliveryNotFound(id)
+                raise self.missing(connection, id)
             stream = replay(self.histories(connection, [id])[id])
             change = advance(stream, make(self.deciding_now or locked[id]))
             if change is None:
@@ -202,6 +206,15 @@ class Store(Reading):
         asked = isinstance(event, Held) and event.lookup and rules is not None
         return Write(change, lease_owner, lease_seconds, rules.retry_in if asked and rules else None)
 
+    def refer(self, connection: Connection, given: Mapping[UUID, tuple[str, str]]) -> None:
+        """Note the providers' references of effects: delivery -> (channel, reference). Once each."""
+        rows = [
+            {"delivery_id": id, "channel": channel, "reference": reference}
+            for id, (channel, reference) in given.items()
+        ]
+        if rows:
+            connection.execute(_REFER, rows)
+
     def put_aside(self, connection: Connection, ids: Sequence[UUID], seconds: float) -> None:
         """Keep sweeps and claims away from these rows for `seconds`; not from those that others hold."""
         ids = list(self.backend.lock(connection, ids, skip_locked=True))
@@ -215,24 +228,8 @@ class Store(Reading):
         """
         body = msgspec.json.encode(fact)
         same = (evidence.c.kind == kind, evidence.c.recorded_at == now, evidence.c.body == body)
-        if connection.scalar(select(exists().where(evidence.c.delivery_id == id, *same))):
-            return
-        last = connection.execute(
-            select(evidence.c.sequence, evidence.c.digest)
-            .where(evidence.c.delivery_id == id)
-            .order_by(evidence.c.sequence.desc())
-            .limit(1)
-        ).one_or_none()
-        sequence, previous = (last.sequence + 1, last.digest) if last else (1, GENESIS)
-        row = {
-            "delivery_id": id,
-            "sequence": sequence,
-            "kind": kind,
-            "recorded_at": now,
-            "body": body,
-            "digest": digest(previous, id, sequence, kind, 1, now, body),
-        }
-        connection.execute(insert(evidence), row)
+        if not connection.scalar(select(exists().where(evidence.c.delivery_id == id, *same))):
+            add(connection, kind, [(id, Entry(body))], now)
 
     # -- claiming one --------------------------------------------------------------------------
 
@@ -243,7 +240,7 @@ class Store(Reading):
         """
         if not self.backend.lock(connection, [id], skip_locked=True):
             if connection.scalar(select(deliveries.c.id).where(deliveries.c.id == id)) is None:
-                raise DeliveryNotFound(id)
+                raise self.missing(connection, id)
             return None
         statement = (
             select(*CLAIM_COLUMNS)

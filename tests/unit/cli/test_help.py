@@ -15,6 +15,15 @@ VERBS = {
     "explain": "why",
     "schedule": "--correlation-id",
     "cancel": "--reason",
+    "suppress": "--where",
+    "reschedule": "--due-at",
+    "resolve": "not-done",
+    "redrive": "--may-repeat",
+    "prune": "--older-than",
+    "erase": "--recipient",
+    "evidence": "add",
+    "evidence add": "--reference",
+    "evidence list": "oldest first",
     "worker": "--queue",
     "drain": "Needs an application",
     "periodic": "--ticks",
@@ -36,11 +45,12 @@ def test_every_verb_has_help(deliveries: Command, verb: str) -> None:
 def test_there_are_no_other_verbs() -> None:
     app = application()
     found = {name for name in app if not name.startswith("-")}
-    found |= {f"db {name}" for name in app["db"] if not name.startswith("-")}
+    for group in ("db", "evidence"):
+        found |= {f"{group} {name}" for name in app[group] if not name.startswith("-")}
     assert found == set(VERBS)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "db"])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("db", "evidence")])
 def test_every_option_is_described(verb: str) -> None:
     app = application()
     for name in verb.split():
