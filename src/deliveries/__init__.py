@@ -29,6 +29,7 @@ from deliveries.errors import (
     InvalidAdapter,
     InvalidCommand,
     InvalidPayload,
+    InvalidQueue,
     InvalidSchedule,
     SchemaMissing,
     SchemaTooNew,
@@ -36,6 +37,7 @@ from deliveries.errors import (
 )
 from deliveries.processor.ledger import Summary
 from deliveries.processor.performed import Performed
+from deliveries.queues import Queue
 from deliveries.scheduling import Draft
 from deliveries.store.schema import metadata
 
@@ -61,9 +63,11 @@ __all__ = [
     "InvalidAdapter",
     "InvalidCommand",
     "InvalidPayload",
+    "InvalidQueue",
     "InvalidSchedule",
     "NotDone",
     "Performed",
+    "Queue",
     "Recorded",
     "Retry",
     "SchemaMissing",

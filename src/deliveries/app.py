@@ -39,6 +39,7 @@ from deliveries.processor.performed import Performed, performed
 from deliveries.processor.processor import Processor
 from deliveries.processor.settings import DEFAULT_CONCURRENCY, Settings
 from deliveries.processor.wakeup import Wakeup
+from deliveries.queues import Queues
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Draft
 from deliveries.store.rows import Birth
@@ -219,8 +220,8 @@ class Deliveries(AsyncTwins):
             history = self._store.history(connection, delivery_id)
             now = self._store.now(connection)
             facts = self._store.evidence(connection, delivery_id)
-        lines = [f"{at:%Y-%m-%d %H:%M:%S}Z {kind}: {fact}" for kind, at, fact in facts]
-        return explain(history, now, lines)
+            lines = [f"{at:%Y-%m-%d %H:%M:%S}Z {kind}: {fact}" for kind, at, fact in facts]
+            return self.queues.explained(connection, explain(history, now, lines))
 
     def find(
         self,
@@ -388,6 +389,11 @@ class Deliveries(AsyncTwins):
         attempted = not delivery.is_terminal and processor.perform(delivery_id)
         with self._store.reading() as connection:
             return performed(self._store, connection, delivery_id, attempted)
+
+    @cached_property
+    def queues(self) -> Queues:
+        """What is wanted of queues, by all processors: pause, resume, scale, limit, rate, fair, clear."""
+        return Queues(self._store, self._wakeup, self._registrations)
 
     # -- the log -------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@
     │   ├── InvalidSchedule          a field of a draft is out of range; `.field` names it
     │   ├── InvalidAdapter           a registration that could not be honoured
     │   ├── InvalidCommand           an operator's act that makes no sense
+    │   ├── InvalidQueue             a queue cannot be set so; `.field` names what
     │   ├── IdempotencyConflict      the key is taken by a different debt
     │   ├── DeliveryNotFound         no such delivery
     │   └── EngineNotConfigured      the connection cannot keep our promises
@@ -81,6 +82,14 @@ class InvalidAdapter(CallerError):
 
 class InvalidCommand(CallerError):
     """An operator's act with arguments that make no sense."""
+
+
+class InvalidQueue(CallerError):
+    """What is wanted of a queue is out of its range; `field` names it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
 
 
 class IdempotencyConflict(CallerError):

@@ -38,47 +38,47 @@ class AsyncTwins:
         self, session: AsyncBind, channel: str, payload: Any = None, **options: Any
     ) -> Delivery:
         """`schedule` in the caller's asynchronous transaction, with any driver."""
-        return await _in(session, lambda bind: self._sync.schedule(bind, channel, payload, **options))
+        return await in_session(session, lambda bind: self._sync.schedule(bind, channel, payload, **options))
 
     async def aschedule_many(
         self, session: AsyncBind, channel: str, drafts: Sequence[Draft]
     ) -> list[Delivery]:
         """`schedule_many` in the caller's asynchronous transaction."""
-        return await _in(session, lambda bind: self._sync.schedule_many(bind, channel, drafts))
+        return await in_session(session, lambda bind: self._sync.schedule_many(bind, channel, drafts))
 
     async def aget(self, id: UUID | str, *, session: AsyncBind | None = None) -> Delivery:
         """`get`."""
-        return await _read(session, lambda bind: self._sync.get(id, session=bind))
+        return await read_in(session, lambda bind: self._sync.get(id, session=bind))
 
     async def ahistory(self, id: UUID | str, *, session: AsyncBind | None = None) -> list[Recorded]:
         """`history`."""
-        return await _read(session, lambda bind: self._sync.history(id, session=bind))
+        return await read_in(session, lambda bind: self._sync.history(id, session=bind))
 
     async def aexplain(self, id: UUID | str, *, session: AsyncBind | None = None) -> Explanation:
         """`explain`."""
-        return await _read(session, lambda bind: self._sync.explain(id, session=bind))
+        return await read_in(session, lambda bind: self._sync.explain(id, session=bind))
 
     async def afind(self, *, session: AsyncBind | None = None, **wanted: Any) -> list[Delivery]:
         """`find`."""
-        return await _read(session, lambda bind: self._sync.find(session=bind, **wanted))
+        return await read_in(session, lambda bind: self._sync.find(session=bind, **wanted))
 
     async def acancel(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
         """`cancel`."""
-        return await _in(session, lambda bind: self._sync.cancel(bind, id, **options))
+        return await in_session(session, lambda bind: self._sync.cancel(bind, id, **options))
 
     async def asuppress(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
         """`suppress`."""
-        return await _in(session, lambda bind: self._sync.suppress(bind, id, **options))
+        return await in_session(session, lambda bind: self._sync.suppress(bind, id, **options))
 
     async def areschedule(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
         """`reschedule`."""
-        return await _in(session, lambda bind: self._sync.reschedule(bind, id, **options))
+        return await in_session(session, lambda bind: self._sync.reschedule(bind, id, **options))
 
     async def aresolve(
         self, session: AsyncBind, id: UUID | str, outcome: Outcome, **options: Any
     ) -> Delivery:
         """`resolve`."""
-        return await _in(session, lambda bind: self._sync.resolve(bind, id, outcome, **options))
+        return await in_session(session, lambda bind: self._sync.resolve(bind, id, outcome, **options))
 
     async def aperform(self, id: UUID | str, **options: Any) -> Performed:
         """`perform`, in a thread: adapters never run on the caller's event loop."""
@@ -112,7 +112,7 @@ async def _lifespan(app: Deliveries) -> AsyncIterator[None]:
         yield
 
 
-async def _in(session: AsyncBind, act: Callable[[Any], T]) -> T:
+async def in_session(session: AsyncBind, act: Callable[[Any], T]) -> T:
     """Run `act` on the synchronous side of the caller's session or connection."""
     if isinstance(session, async_scoped_session):
         session = session()
@@ -121,7 +121,8 @@ async def _in(session: AsyncBind, act: Callable[[Any], T]) -> T:
     return await session.run_sync(act)
 
 
-async def _read(session: AsyncBind | None, act: Callable[[Any], T]) -> T:
+async def read_in(session: AsyncBind | None, act: Callable[[Any], T]) -> T:
+    """Run `act` in the caller's transaction, or without one in a thread."""
     if session is None:
         return await asyncio.to_thread(act, None)
-    return await _in(session, act)
+    return await in_session(session, act)

@@ -25,7 +25,7 @@ from deliveries.store.rows import (
     claimed_of,
     write_values,
 )
-from deliveries.store.schema import Instant, contents, deliveries, events, notes
+from deliveries.store.schema import READY, Instant, contents, deliveries, events, notes
 
 _BINDS = {
     column.name: column.type for table in (notes, contents, events, deliveries) for column in table.c
@@ -74,17 +74,16 @@ _LIST = ", ".join(f"{column.table.name}.{column.name}" for column in CLAIM_COLUM
 _TYPES = {column.name: column.type for column in CLAIM_COLUMNS}
 _FROM = "FROM deliveries LEFT JOIN delivery_contents ON delivery_contents.delivery_id = deliveries.id"
 
-# Priority by priority, each one range of the index (queue, priority, due_at); the arms of a UNION ALL
+# Priority by priority, each one range of the index (queue, priority, READY); the arms of a UNION ALL
 # are run one after the other, only until the outer LIMIT is reached.
 CLAIM = _sql(
     " UNION ALL ".join(
         f"""
 SELECT * FROM (SELECT {_LIST} {_FROM}
   WHERE deliveries.status = 'pending' AND deliveries.queue = :queue AND deliveries.priority = {priority}
-    AND deliveries.due_at <= :cutoff
-    AND (deliveries.lease_until IS NULL OR deliveries.lease_until <= :now)
+    AND {READY} <= :cutoff
     AND deliveries.channel IN (SELECT value FROM json_each(:channels))
-  ORDER BY deliveries.due_at LIMIT :limit)"""
+  ORDER BY {READY} LIMIT :limit)"""
         for priority in range(10)
     )
     + " LIMIT :limit"
@@ -160,7 +159,6 @@ class SQLite:
             "queue": queue,
             "channels": msgspec.json.encode(channels).decode(),
             "limit": limit,
-            "now": at,
             "cutoff": at if cutoff is None else min(cutoff, at),
         }
         return [claimed_of(row, at) for row in connection.execute(CLAIM, values)]
