@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
-from deliveries.cli import demonstration, performing, reading, setup, writing
+from deliveries.cli import demonstration, performing, queues, reading, setup, writing
 from deliveries.cli.failures import judge
 from deliveries.cli.options import Common
 from deliveries.cli.output import say, text_console
@@ -55,6 +55,12 @@ def application() -> App:
     schema.command(setup.upgrade)
     schema.command(setup.sql)
     app.command(schema)
+    ops = App(
+        name="queues", help="Pause, resume, scale and limit queues, for all processors.", help_epilogue=""
+    )
+    for verb in queues.VERBS:
+        ops.command(verb, name=verb.__name__.rstrip("_"), help_epilogue="")
+    app.command(ops)
     return app
 
 
