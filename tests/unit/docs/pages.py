@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *GUIDE]
 DECISIONS = sorted((ROOT / "docs" / "adr").glob("*.md"))
 EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 EVERYTHING = [*PAGES, *DECISIONS, *EXAMPLES, ROOT / "CHANGELOG.md"]
