@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from uuid_utils.compat import uuid7
 
 from bench import database
@@ -30,13 +30,16 @@ from deliveries.core.events import Rules, Scheduled
 from deliveries.core.stream import START, Change, advance
 from deliveries.processor.limits import Limits
 from deliveries.processor.settings import Settings
-from deliveries.store import postgresql
-from deliveries.store.rows import Birth, Contents, birth_values, event_values
 from deliveries.store.schema import deliveries, events
 
 CLAIM, ROUNDS, TENANTS, PAGE = 100, 50, 100, 20_000
 RULES = Rules(
     max_attempts=10, max_interruptions=5, max_snoozes=100, on_unknown="retry", timeout=30.0, retry_in=15.0
+)
+EVENT = ("delivery_id", "version", "type", "schema_version", "recorded_at", "body", "digest")
+DELIVERY = (
+    *("id", "version", "channel", "queue", "priority", "scheduled_at", "due_at", "tenant"),
+    *("attempt", "endings", "interruptions", "snoozes"),
 )
 BORN = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
 
@@ -107,25 +110,16 @@ def life(index: int, ended: bool) -> list[Change]:
 
 
 def history(changes: list[Change]) -> list[dict[str, Any]]:
-    rows = [event_values(change.recorded) for change in changes]
-    return [{"delivery_id": row.pop("id"), **row} for row in rows]
+    return [{name: getattr(one.recorded, name) for name in EVENT} for one in changes]
 
 
 def projection(changes: list[Change]) -> dict[str, Any]:
-    last = changes[-1]
-    born = birth_values(Birth(changes[0], Contents(recipient=None, payload="null", salt=b"")))
-    row = {column.name: born.get(column.name) for column in deliveries.c if column.name in born}
-    after = last.after
+    recorded, after = changes[-1].recorded, changes[-1].after
+    row = {name: getattr(after, name) for name in DELIVERY}
     return row | {
-        "version": last.recorded.version,
         "status": after.status.value,
-        "due_at": after.due_at,
-        "attempt": after.attempt,
-        "endings": after.endings,
-        "interruptions": after.interruptions,
-        "snoozes": after.snoozes,
-        "recorded_at": last.recorded.recorded_at,
-        "digest": last.recorded.digest,
+        "recorded_at": recorded.recorded_at,
+        "digest": recorded.digest,
     }
 
 
@@ -155,12 +149,18 @@ def report(app: Deliveries) -> None:
     with app.engine.connect() as connection:
         for table in (deliveries, events):
             print(f"{table.name}: {connection.scalar(text(f'SELECT count(*) FROM {table.name}')):,} rows")
-        values = {"queue": "mail", "channels": ["email"], "limit": CLAIM, "now": None, "cutoff": None}
         print("\nthe claim of a queue of which nothing is wanted:")
-        plan = connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS) {postgresql.CLAIM.element.text}"), values)
+        with executed(app) as seen:
+            app._store.backend.claim(connection, "mail", ["email"], CLAIM, None, None)
+        statement, values = seen[-1]
+        plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS) {statement}", values)
         print("\n".join(plan.scalars()), "\n")
+        briefly = f"EXPLAIN (ANALYZE, TIMING OFF, SUMMARY ON, FORMAT JSON) {statement}"
+        took = [one[0]["Execution Time"] / 1e3 for one in _plans(connection, briefly, values)]
+        print(f"{'':28}{'least':>10}{'median':>10}{'most':>10}")
+        print(line("the statement, by the server", took))
         connection.rollback()
-    print(f"{f'a claim of {CLAIM}':28}{'least':>10}{'median':>10}{'most':>10}")
+    print(f"a claim of {CLAIM}, by the caller, from BEGIN to ROLLBACK:")
     ops = app.queues
     ways: dict[str, Callable[[Connection], object]] = {
         "nothing is wanted": lambda bind: ops.clear(bind, "mail"),
@@ -188,6 +188,24 @@ def claims(app: Deliveries) -> Iterator[float]:
             connection.rollback()
         assert len(found) == CLAIM, len(found)
         yield took[0]
+
+
+def _plans(connection: Connection, statement: str, values: Any) -> Iterator[Any]:
+    for _ in range(ROUNDS):
+        yield connection.exec_driver_sql(statement, values).scalar_one()
+
+
+@contextmanager
+def executed(app: Deliveries) -> Iterator[list[tuple[str, Any]]]:
+    """What is sent to the database meanwhile, as the driver gets it."""
+    seen: list[tuple[str, Any]] = []
+
+    def before(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(app.engine, "before_cursor_execute", before)
+    yield seen
+    event.remove(app.engine, "before_cursor_execute", before)
 
 
 @contextmanager
