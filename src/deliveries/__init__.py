@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         InvalidCommand,
         InvalidFilter,
         InvalidPayload,
+        InvalidQueue,
         InvalidSchedule,
         ReferenceNotFound,
         SchemaMissing,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     )
     from deliveries.processor.ledger import Summary
     from deliveries.processor.performed import Performed
+    from deliveries.queues import Queue
     from deliveries.scheduling import Draft
     from deliveries.store.evidence import Evidence
     from deliveries.store.schema import metadata
@@ -79,9 +81,11 @@ __all__ = [
     "InvalidCommand",
     "InvalidFilter",
     "InvalidPayload",
+    "InvalidQueue",
     "InvalidSchedule",
     "NotDone",
     "Performed",
+    "Queue",
     "Recorded",
     "ReferenceNotFound",
     "Report",
@@ -125,9 +129,11 @@ _HOMES = {
     "InvalidCommand": "deliveries.errors",
     "InvalidFilter": "deliveries.errors",
     "InvalidPayload": "deliveries.errors",
+    "InvalidQueue": "deliveries.errors",
     "InvalidSchedule": "deliveries.errors",
     "NotDone": "deliveries.core.outcomes",
     "Performed": "deliveries.processor.performed",
+    "Queue": "deliveries.queues",
     "Recorded": "deliveries.core.stream",
     "ReferenceNotFound": "deliveries.errors",
     "Report": "deliveries.bulk",

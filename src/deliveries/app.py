@@ -43,6 +43,7 @@ from deliveries.processor.processor import Processor
 from deliveries.processor.settings import DEFAULT_CONCURRENCY, Settings
 from deliveries.processor.ticker import Ticker
 from deliveries.processor.wakeup import Wakeup
+from deliveries.queues import Queues
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Draft
 from deliveries.store.evidence import gathered
@@ -241,7 +242,7 @@ class Deliveries(Operating, Timetable, AsyncTwins):
             history = self._store.history(connection, delivery_id)
             now = self._store.now(connection)
             beside = gathered(connection, delivery_id)
-        return explain(history, now, [told(one) for one in beside])
+            return self.queues.explained(connection, explain(history, now, [told(one) for one in beside]))
 
     def find(
         self, where: Filter | None = None, *, limit: int = 100, session: Bind | None = None, **wanted: Any
@@ -418,6 +419,11 @@ class Deliveries(Operating, Timetable, AsyncTwins):
         attempted = not delivery.is_terminal and processor.perform(delivery_id)
         with self._store.reading() as connection:
             return performed(self._store, connection, delivery_id, attempted)
+
+    @cached_property
+    def queues(self) -> Queues:
+        """What is wanted of queues, by all processors: pause, resume, scale, limit, rate, fair, clear."""
+        return Queues(self._store, self._wakeup, self._registrations)
 
     # -- the log -------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@
     │   ├── InvalidAdapter           a registration that could not be honoured
     │   ├── InvalidCommand           an operator's act that makes no sense
     │   ├── InvalidFilter            a field of a filter is unknown or out of range; `.field` names it
+    │   ├── InvalidQueue             a queue cannot be set so; `.field` names what
     │   ├── IdempotencyConflict      the key is taken by a different debt
     │   ├── DeliveryNotFound         no such delivery
     │   │   ├── DeliveryPruned       there was one; its tombstone is left
@@ -96,6 +97,13 @@ class InvalidFilter(CallerError):
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"filter {field}: {problem}")
+
+
+class InvalidQueue(CallerError):
+    """What is wanted of a queue is out of its range; `field` names it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
         self.field = field
 
 

@@ -65,7 +65,7 @@ class Registration:
 
     def __post_init__(self) -> None:
         for name, value in (("channel", self.channel), ("queue", self.queue or self.channel)):
-            if not isinstance(value, str) or not _NAME.fullmatch(value):
+            if not is_name(value):
                 raise InvalidAdapter(
                     f"{name} {shown(value, 120)}: letters, digits, '_', '-', '.', at most 100"
                 )
@@ -147,6 +147,11 @@ def _is_async(function: AdapterFunction) -> bool:
     """Whether `function`, or the `__call__` of an object, is `async def`."""
     call = getattr(type(function), "__call__", None)  # noqa: B004 - its kind is wanted, not its presence
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def is_name(value: object) -> bool:
+    """Whether `value` can be the name of a channel or a queue."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def count(value: object, name: str, least: int) -> int:

@@ -42,49 +42,49 @@ class AsyncTwins:
         self, session: AsyncBind, channel: str, payload: Any = None, **options: Any
     ) -> Delivery:
         """`schedule` in the caller's asynchronous transaction, with any driver."""
-        return await _in(session, lambda bind: self._sync.schedule(bind, channel, payload, **options))
+        return await in_session(session, lambda bind: self._sync.schedule(bind, channel, payload, **options))
 
     async def aschedule_many(
         self, session: AsyncBind, channel: str, drafts: Sequence[Draft]
     ) -> list[Delivery]:
         """`schedule_many` in the caller's asynchronous transaction."""
-        return await _in(session, lambda bind: self._sync.schedule_many(bind, channel, drafts))
+        return await in_session(session, lambda bind: self._sync.schedule_many(bind, channel, drafts))
 
     async def aget(self, id: UUID | str, *, session: AsyncBind | None = None) -> Delivery:
         """`get`."""
-        return await _read(session, lambda bind: self._sync.get(id, session=bind))
+        return await read_in(session, lambda bind: self._sync.get(id, session=bind))
 
     async def ahistory(self, id: UUID | str, *, session: AsyncBind | None = None) -> list[Recorded]:
         """`history`."""
-        return await _read(session, lambda bind: self._sync.history(id, session=bind))
+        return await read_in(session, lambda bind: self._sync.history(id, session=bind))
 
     async def aexplain(self, id: UUID | str, *, session: AsyncBind | None = None) -> Explanation:
         """`explain`."""
-        return await _read(session, lambda bind: self._sync.explain(id, session=bind))
+        return await read_in(session, lambda bind: self._sync.explain(id, session=bind))
 
     async def afind(
         self, where: Filter | None = None, *, session: AsyncBind | None = None, **wanted: Any
     ) -> list[Delivery]:
         """`find`."""
-        return await _read(session, lambda bind: self._sync.find(where, session=bind, **wanted))
+        return await read_in(session, lambda bind: self._sync.find(where, session=bind, **wanted))
 
     async def acancel(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
         """`cancel`."""
-        return await _in(session, lambda bind: self._sync.cancel(bind, id, **options))
+        return await in_session(session, lambda bind: self._sync.cancel(bind, id, **options))
 
     async def asuppress(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
         """`suppress`."""
-        return await _in(session, lambda bind: self._sync.suppress(bind, id, **options))
+        return await in_session(session, lambda bind: self._sync.suppress(bind, id, **options))
 
     async def areschedule(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
         """`reschedule`."""
-        return await _in(session, lambda bind: self._sync.reschedule(bind, id, **options))
+        return await in_session(session, lambda bind: self._sync.reschedule(bind, id, **options))
 
     async def aresolve(
         self, session: AsyncBind, id: UUID | str, outcome: Outcome, **options: Any
     ) -> Delivery:
         """`resolve`."""
-        return await _in(session, lambda bind: self._sync.resolve(bind, id, outcome, **options))
+        return await in_session(session, lambda bind: self._sync.resolve(bind, id, outcome, **options))
 
     async def atick(self) -> list[Delivery]:
         """`tick`, in a thread: payload functions never run on the caller's event loop."""
@@ -92,15 +92,15 @@ class AsyncTwins:
 
     async def aredrive(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
         """`redrive`."""
-        return await _in(session, lambda bind: self._sync.redrive(bind, id, **options))
+        return await in_session(session, lambda bind: self._sync.redrive(bind, id, **options))
 
     async def arecord_evidence(self, session: AsyncBind, kind: str, **options: Any) -> Delivery:
         """`record_evidence`."""
-        return await _in(session, lambda bind: self._sync.record_evidence(bind, kind, **options))
+        return await in_session(session, lambda bind: self._sync.record_evidence(bind, kind, **options))
 
     async def aevidence(self, id: UUID | str, *, session: AsyncBind | None = None) -> list[Evidence]:
         """`evidence`."""
-        return await _read(session, lambda bind: self._sync.evidence(id, session=bind))
+        return await read_in(session, lambda bind: self._sync.evidence(id, session=bind))
 
     async def acancel_where(self, where: Filter, **options: Any) -> Report:
         """`cancel_where`, in a thread."""
@@ -163,7 +163,7 @@ async def _lifespan(running: AbstractAsyncContextManager[Processor]) -> AsyncIte
         yield
 
 
-async def _in(session: AsyncBind, act: Callable[[Any], T]) -> T:
+async def in_session(session: AsyncBind, act: Callable[[Any], T]) -> T:
     """Run `act` on the synchronous side of the caller's session or connection."""
     if isinstance(session, async_scoped_session):
         session = session()
@@ -172,7 +172,8 @@ async def _in(session: AsyncBind, act: Callable[[Any], T]) -> T:
     return await session.run_sync(act)
 
 
-async def _read(session: AsyncBind | None, act: Callable[[Any], T]) -> T:
+async def read_in(session: AsyncBind | None, act: Callable[[Any], T]) -> T:
+    """Run `act` in the caller's transaction, or without one in a thread."""
     if session is None:
         return await asyncio.to_thread(act, None)
-    return await _in(session, act)
+    return await in_session(session, act)

@@ -13,15 +13,16 @@ import pytest
 import deliveries
 from deliveries import errors
 from deliveries.processor.processor import Processor
+from deliveries.queues import Queues
 from deliveries.registration import Registration
 
 PUBLIC = """
     Attempt Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory DatabaseMoved
-    Delivered Deliveries
-    DeliveriesError Delivery DeliveryNotFound Discard Draft EngineNotConfigured Explanation
-    IdempotencyConflict InvalidAdapter InvalidCommand InvalidPayload InvalidSchedule NotDone Performed
-    Recorded Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unique Unknown UnknownChannel
-    metadata sqlite
+    Delivered Deliveries DeliveriesError Delivery DeliveryNotFound DeliveryPruned Discard Draft
+    EngineNotConfigured Evidence Explanation IdempotencyConflict InvalidAdapter InvalidCommand
+    InvalidFilter InvalidPayload InvalidQueue InvalidSchedule NotDone Performed Queue Recorded
+    ReferenceNotFound Report Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unique
+    Unknown UnknownChannel Where metadata sqlite
 """
 
 
@@ -34,7 +35,7 @@ def test_the_public_names() -> None:
 def public_objects() -> Iterator[tuple[str, Any]]:
     """Every public class, function and method that a user can get at."""
     roots = {name: getattr(deliveries, name) for name in deliveries.__all__}
-    roots |= {"Processor": Processor, "Registration": Registration}
+    roots |= {"Processor": Processor, "Registration": Registration, "Queues": Queues}
     roots |= {name: value for name, value in vars(errors).items() if inspect.isclass(value)}
     for name, value in roots.items():
         if inspect.isclass(value):
@@ -80,6 +81,12 @@ def test_every_verb_has_its_twin() -> None:
     for verb in verbs.split():
         assert inspect.iscoroutinefunction(getattr(deliveries.Deliveries, f"a{verb}")), verb
         assert not inspect.iscoroutinefunction(getattr(deliveries.Deliveries, verb)), verb
+
+
+def test_every_verb_of_queues_has_its_twin() -> None:
+    for verb in ["list", "pause", "resume", "scale", "limit", "rate", "fair", "clear"]:
+        assert inspect.iscoroutinefunction(getattr(Queues, f"a{verb}")), verb
+        assert not inspect.iscoroutinefunction(getattr(Queues, verb)), verb
 
 
 def test_nothing_happens_at_import() -> None:

@@ -14,6 +14,7 @@ from deliveries.cli import (
     keeping,
     operating,
     performing,
+    queues,
     reading,
     recurring,
     setup,
@@ -75,6 +76,12 @@ def application() -> App:
     evidence.command(keeping.add)
     evidence.command(keeping.list_, name="list")
     app.command(evidence)
+    ops = App(
+        name="queues", help="Pause, resume, scale and limit queues, for all processors.", help_epilogue=""
+    )
+    for verb in queues.VERBS:
+        ops.command(verb, name=verb.__name__.rstrip("_"), help_epilogue="")
+    app.command(ops)
     return app
 
 

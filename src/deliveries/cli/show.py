@@ -16,6 +16,7 @@ from deliveries.audit.explain import Explanation
 from deliveries.cli.output import plain, plain_lines
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.stream import Recorded
+from deliveries.queues import Queue
 
 LISTED = frozenset({"recipient", "payload", "rules", "idempotency_key"})
 """What a list leaves out: it is not in the projection's row, or can be told from it."""
@@ -121,6 +122,38 @@ def answer(explanation: Explanation) -> RenderableType:
         parts.append(Text("Evidence", style="bold"))
         parts += [_indented(_text(fact)) for fact in explanation.evidence]
     return Group(*parts)
+
+
+def queues(found: Sequence[Queue]) -> Table:
+    """Queues, and what is wanted of each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("queue", "wanted", "changed", "by", "reason"):
+        table.add_column(title, no_wrap=True)
+    for queue in found:
+        style = "yellow" if queue.is_paused else ""
+        table.add_row(
+            _text(queue.name),
+            Text(wanted(queue), style=style),
+            Text(_time(queue.changed_at, seconds=True)),
+            _text(queue.actor),
+            _text(queue.reason),
+        )
+    return table
+
+
+def wanted(queue: Queue) -> str:
+    """What is wanted of a queue, in words of our own."""
+    said = [f"paused since {_time(queue.paused_at, seconds=True)}"] if queue.is_paused else []
+    if queue.concurrency is not None:
+        said.append(f"{queue.concurrency} calls in each processor")
+    if queue.total is not None:
+        said.append(f"{queue.total} in all")
+    if queue.rate is not None:
+        each = f" for each {queue.by}" if queue.by else ""
+        said.append(f"{queue.rate} in {queue.per:g} s{each}")
+    if queue.fair:
+        said.append("tenants take turns")
+    return ", ".join(said) or "runs, without limits"
 
 
 def status(of: Status) -> Text:

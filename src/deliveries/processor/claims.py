@@ -22,6 +22,7 @@ from deliveries.core.stream import Change, advance
 from deliveries.errors import ConcurrentChange, CorruptHistory
 from deliveries.processor import ticks
 from deliveries.processor.call import Call
+from deliveries.processor.limits import Limits
 from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import put_aside
@@ -50,7 +51,7 @@ class Claims:
         """Before the statement that grants leases: the database's end no earlier than we believe."""
         self._used: Counter[str] = Counter()
         # A delivery works in the queue it was scheduled for, wherever its channel works by now.
-        self._channels = list(registrations)
+        self.limits = Limits(store, list(registrations), settings)
         self._asking = [
             one.channel for one in registrations.values() if one.lookup and one.queue in settings.queues
         ]
@@ -61,17 +62,16 @@ class Claims:
         """These calls run: each takes a slot of its queue."""
         self._used.update(call.delivery.queue for call in calls)
 
-    def release(self, call: Call) -> None:
-        """This call runs no more."""
-        self._used[call.delivery.queue] -= 1
+    def release(self, call: Call) -> bool:
+        """This call runs no more. True where its queue had no slot free, so that something may wait."""
+        name = call.delivery.queue
+        self._used[name] -= 1
+        return self._used[name] + 1 >= self.limits.slots(name, self._settings.queues.get(name, 0))
 
     def free(self) -> dict[str, int]:
         """Queue -> slots that are free; queues without any left out."""
-        return {
-            name: limit - self._used[name]
-            for name, limit in self._settings.queues.items()
-            if limit > self._used[name]
-        }
+        limits = {name: self.limits.slots(name, own) for name, own in self._settings.queues.items()}
+        return {name: limit - self._used[name] for name, limit in limits.items() if limit > self._used[name]}
 
     # -- attempts ------------------------------------------------------------------------------
 
@@ -84,12 +84,10 @@ class Claims:
         """
         self._asked_at = ticks.monotonic()
         starts: list[tuple[Claimed, Change]] = []
-        full = False
+        full = self.limits.is_barred = False
         for name, slots in free.items():
-            claimed = self._store.backend.claim(
-                connection, name, self._channels, slots, self._store.deciding_now, cutoff
-            )
-            full = full or len(claimed) == slots
+            claimed, more = self.limits.claim(connection, name, slots, cutoff)
+            full = full or more
             if claimed:
                 self._now.told(claimed[0].now)
             for one in claimed:
@@ -121,6 +119,8 @@ class Claims:
             if one is None or (one.problem is None and not _is_due(one)):
                 return None
             self._now.told(one.now)
+            if not self.limits.admits(connection, one):
+                return None
             change = self._decide(connection, one)
             if change is None:
                 return None
@@ -164,12 +164,13 @@ class Claims:
     def lookups(self) -> list[Call]:
         """Held deliveries whose provider is to be asked now, for the slots that are free."""
         room = sum(self.free().values())
-        if not self._asking or room <= 0:
+        asking = [name for name in self._asking if self.limits.slots(self._registrations[name].queue, 1)]
+        if not asking or room <= 0:
             return []
         asked_at = ticks.monotonic()
         with self._store.transaction() as connection:
             due: list[Claimed] = []
-            for channel in self._asking:
+            for channel in asking:
                 if len(due) < room:
                     lease = self._lookup_lease(channel)
                     due += self._store.backend.claim_lookups(

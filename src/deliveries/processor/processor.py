@@ -88,6 +88,7 @@ class Processor:
         self._cutoff: datetime | None = None
         self._stop_at: float | None = None
         self._hinted = True
+        self._seen = -1  # changes of what is wanted of queues
         self._loaded = False  # the last claim gave all it was asked for
         self._doubt = False  # nobody knows what the last transaction did
         self._failures = 0
@@ -168,7 +169,7 @@ class Processor:
         """A processor that stays: it listens, and has a row in the table of workers."""
         listener = None
         if self._store.engine.dialect.name == "postgresql" and self._settings.listen:
-            listener = Listener(self._store.engine, self._hint, self._settings.listen_url)
+            listener = Listener(self._store.engine, self._wakeup.heard, self._settings.listen_url)
             listener.start()
         try:
             with self._beside:
@@ -201,14 +202,15 @@ class Processor:
                     raise
             if self._stop_at is not None and self._stopped(self._stop_at):
                 return
-            if until_idle and not (busy or self._calls or self._ledger or self._failures):
+            barred = self._claims.limits.is_barred
+            if until_idle and not (busy or self._calls or self._ledger or self._failures or barred):
                 return
             if not (busy or self._ledger.finished):
                 self._wait()
 
     def _turn(self, *, stays: bool) -> bool:
         """One transaction's worth of work, and what is due beside it; True for more at once."""
-        monotonic = ticks.monotonic()
+        monotonic, limits = ticks.monotonic(), self._claims.limits
         if self._doubt:
             self._resolve_doubt()
         if self._ledger.alone:
@@ -218,6 +220,9 @@ class Processor:
         if stays and monotonic >= self._next_presence:
             self._presence.announce()
             self._next_presence = monotonic + self._settings.lease / 3
+        if self._is_claiming and (monotonic >= limits.next_look or self._seen != self._wakeup.changes):
+            self._seen = self._wakeup.changes
+            limits.look()
         swept = self._sweep() if self._is_claiming and monotonic >= self._next_sweep else False
         free = self._claims.free()
         # what has to be written anyway looks for more on the same trip: who is busy needs no hints
@@ -248,9 +253,9 @@ class Processor:
             self._ledger.doubt()
             self._launch_started(self._claims.isolate(ids))
             return True
-        self._recorded(self._ledger.written(batch, written))
+        freed = self._recorded(self._ledger.written(batch, written))
         self._launch_started([change for _, change in starts if change.after.id in written])
-        return full
+        return full or freed
 
     def _sweep(self) -> bool:
         """Close what nobody reported, and ask lookups that are due; True where a page was full."""
@@ -264,13 +269,16 @@ class Processor:
         self._next_sweep = ticks.monotonic() + self._settings.sweep_every
         return False
 
-    def _recorded(self, changes: list[Change]) -> None:
-        """Come back in time for what is due again soon."""
+    def _recorded(self, changes: list[Change]) -> bool:
+        """Come back in time for what is due again soon; True where others may start instead, anywhere."""
         for change in changes:
             if change.after.due_at is not None and len(self._soon) < MAX_SOON:
                 wait = max(0.0, (change.after.due_at - self._now()).total_seconds())
                 if wait < SOON_SECONDS:
                     heapq.heappush(self._soon, ticks.monotonic() + wait)
+        if freed := self._claims.limits.frees(changes):
+            self._wakeup.hint()
+        return freed
 
     # -- calls ---------------------------------------------------------------------------------
 
@@ -302,7 +310,8 @@ class Processor:
             while True:
                 call = self._back.get_nowait()
                 call.returned = True
-                self._claims.release(call)
+                if self._claims.release(call):
+                    self._hinted = True
                 del self._calls[id(call)]
                 if not call.reported:
                     self._ledger.add(call, now)
@@ -323,6 +332,8 @@ class Processor:
             return False
         while self._soon and self._soon[0] <= monotonic:
             heapq.heappop(self._soon)
+            self._hinted = True
+        if self._claims.limits.has_room(monotonic):
             self._hinted = True
         if self._hinted or self._loaded or self._cutoff is not None or monotonic >= self._next_poll:
             self._hinted = False
@@ -350,9 +361,9 @@ class Processor:
         monotonic = ticks.monotonic()
         wake = self._deadlines.next()
         if self._is_claiming:
-            wake = min(wake, self._next_sweep)
+            wake = min(wake, self._next_sweep, self._claims.limits.next_look)
             if self._claims.free():  # without a free slot nothing is claimed, whatever is due
-                wake = min(wake, self._next_poll, *self._soon[:1])
+                wake = min(wake, self._next_poll, self._claims.limits.wake_at, *self._soon[:1])
         if self._ledger.alone or self._ledger.belated or self._failures:
             wake = monotonic + self._settings.retry_after(self._failures)
         if self._stop_at is not None:

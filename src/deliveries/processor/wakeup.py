@@ -18,12 +18,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 
 CHANNEL = "deliveries"
+QUEUES = "queues"
 _HINT = "deliveries.hint"
 _PAUSE_SECONDS = 0.005
 """Between two notifications, for each hint since the last one: the busier, the more often somebody looks."""
 _MAX_PAUSE_SECONDS = 0.05
 # One round trip. Nothing durable is written, so nobody need wait for the disk.
-_NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
+_NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '{{payload}}')"
 
 _log = logging.getLogger("deliveries")
 
@@ -43,6 +44,9 @@ class Wakeup:
         self._hints = 0
         self._notifier: threading.Thread | None = None
         self._closed = False
+        self._telling = False
+        self.changes = 0
+        """How often we heard that something else is wanted of some queue."""
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener`, which must not block, at every hint."""
@@ -52,23 +56,30 @@ class Wakeup:
         """No more hints for `listener`."""
         self._listeners -= {listener}
 
-    def after_commit(self, connection: Connection) -> None:
+    def after_commit(self, connection: Connection, *, queues: bool = False) -> None:
         """Hint once `connection` has ended its transaction and gone back to its pool.
 
         The pool's check-in is the first moment at which the commit is over for sure; a rollback
-        ends there too, and then the hint is merely useless.
+        ends there too, and then the hint is merely useless. `queues`: what is wanted of them changed.
         """
-        connection.info[_HINT] = True
+        connection.info[_HINT] = queues or connection.info.get(_HINT, False)
         if connection.engine.pool not in self._engines:
             with self._lock:
                 if connection.engine.pool not in self._engines:
                     self._engines.add(connection.engine.pool)
                     event.listen(connection.engine.pool, "checkin", self._checkin)
 
-    def hint(self) -> None:
-        """Something is due, here and now."""
+    def heard(self, payload: str = "") -> None:
+        """Somebody says that something is due; with the payload `queues`, that one of them changed."""
+        self.changes += payload == QUEUES
         for listener in self._listeners:
             listener()
+
+    def hint(self, *, queues: bool = False) -> None:
+        """Something is due, here and now."""
+        self.heard(QUEUES if queues else "")
+        if queues:
+            self._telling = True
         if self._engine.dialect.name == "postgresql" and not self._closed:
             self._hints += 1
             self._due.set()
@@ -83,8 +94,9 @@ class Wakeup:
             self._notifier.join(timeout=5.0)
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
-        if record.info.pop(_HINT, None):
-            self.hint()
+        queues = record.info.pop(_HINT, None)
+        if queues is not None:
+            self.hint(queues=queues)
 
     def _start_notifier(self) -> None:
         with self._lock:
@@ -106,8 +118,10 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
             return
         due.clear()
         try:
+            if telling := wakeup._telling:  # set anew meanwhile, it is told by what we send now
+                wakeup._telling = False
             with wakeup._alone.connect() as connection:
-                connection.exec_driver_sql(_NOTIFY)
+                connection.exec_driver_sql(_NOTIFY.format(payload=QUEUES if telling else ""))
         except Exception:
             _log.debug("a notification was not sent; processors poll", exc_info=True)
         hints, wakeup._hints = wakeup._hints, 0
@@ -123,7 +137,7 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
 class Listener(threading.Thread):
     """Calls `hinted` at every NOTIFY, on a connection of its own. Reconnects for ever."""
 
-    def __init__(self, engine: Engine, hinted: Callable[[], None], url: str | None = None) -> None:
+    def __init__(self, engine: Engine, hinted: Callable[[str], None], url: str | None = None) -> None:
         super().__init__(name="deliveries-listen", daemon=True)
         self._engine, self._hinted, self._url = engine, hinted, url
         self._stopping = threading.Event()
@@ -139,10 +153,10 @@ class Listener(threading.Thread):
             try:
                 with contextlib.closing(self._connect()) as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
-                    self._hinted()  # what came before we listened
+                    self._hinted(QUEUES)  # what came before we listened
                     while not self._stopping.is_set():
-                        for _ in connection.notifies(timeout=0.5):
-                            self._hinted()
+                        for heard in connection.notifies(timeout=0.5):
+                            self._hinted(heard.payload)
             except Exception as error:
                 level = logging.DEBUG if warned else logging.WARNING
                 _log.log(level, "cannot listen for notifications, polling instead: %s", error)

@@ -31,7 +31,7 @@ from deliveries.store.rows import (
     claimed_of,
     write_row,
 )
-from deliveries.store.schema import Instant
+from deliveries.store.schema import READY, Instant
 from deliveries.store.statement import Statement
 
 NOW = "coalesce(CAST(:now AS timestamptz), statement_timestamp())"
@@ -85,7 +85,7 @@ SCHEDULE_KEYLESS = _scheduling("", "u")
 
 _INSTANTS = [place for place, column in enumerate(CLAIM_COLUMNS) if isinstance(column.type, Instant)] + [-1]
 
-# Priority by priority, so that each is one range of the index (queue, priority, due_at): a million
+# Priority by priority, so that each is one range of the index (queue, priority, READY): a million
 # deliveries of tomorrow in priority 0 are never walked to find one of today in priority 1. The
 # inner LIMITs keep the planner from joining the whole of delivery_contents.
 _CLAIM_LIST = ", ".join(
@@ -99,10 +99,9 @@ SELECT {_CLAIM_LIST}, {NOW} AS db_now
 FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
   SELECT * FROM deliveries d
   WHERE d.status = 'pending' AND d.queue = :queue AND d.priority = p.priority
-    AND d.due_at <= least(CAST(:cutoff AS timestamptz), {NOW})
-    AND (d.lease_until IS NULL OR d.lease_until <= {NOW})
+    AND {READY} <= least(CAST(:cutoff AS timestamptz), {NOW})
     AND d.channel = ANY(CAST(:channels AS text[]))
-  ORDER BY d.due_at LIMIT :limit FOR UPDATE SKIP LOCKED) d
+  ORDER BY {READY} LIMIT :limit FOR UPDATE SKIP LOCKED) d
 {_CONTENTS}
 LIMIT :limit
 """)

@@ -204,17 +204,22 @@ deliveries = Table(
     sqlite_strict=True,
 )
 
+READY = "CASE WHEN lease_until > due_at THEN lease_until ELSE due_at END"
+"""When a pending row may be claimed: due, and put aside no more. As indexed, in both dialects' words,
+so that a claim never walks what is put aside."""
+
 _partial = {
     "deliveries_key": (("tenant", "key"), "key IS NOT NULL"),
-    "deliveries_due": (("queue", "priority", "due_at"), "status = 'pending'"),
-    "deliveries_lease": (("lease_until",), "lease_until IS NOT NULL"),
+    "deliveries_due": (("queue", "priority", READY), "status = 'pending'"),
+    "deliveries_tenant": (("queue", "tenant", "priority", READY), "status = 'pending'"),
+    "deliveries_lease": (("lease_until",), "status = 'attempting'"),
     "deliveries_lookup": (("lookup_at",), "lookup_at IS NOT NULL"),
     "deliveries_deadline": (("expires_at",), "status = 'pending' AND expires_at IS NOT NULL"),
 }
 for _name, (_columns, _where) in _partial.items():
     Index(
         _name,
-        *(deliveries.c[column] for column in _columns),
+        *(text(f"({READY})") if column == READY else deliveries.c[column] for column in _columns),
         unique=_name == "deliveries_key",
         sqlite_where=text(_where),
         postgresql_where=text(_where),
@@ -316,6 +321,46 @@ workers = Table(
     Column("lease_seconds", Float().with_variant(REAL(), "sqlite"), nullable=False),
     sqlite_strict=True,
 )
+
+queues = Table(
+    "delivery_queues",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("paused_at", Instant),
+    Column("concurrency", Integer),
+    Column("total", Integer),
+    Column("rate_amount", Integer),
+    Column("rate_seconds", Float().with_variant(REAL(), "sqlite")),
+    Column("rate_by", Text),
+    Column("fair", Integer, nullable=False),
+    Column("turn", Text, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Column("actor", Text),
+    Column("reason", Text),
+    CheckConstraint(
+        "concurrency BETWEEN 1 AND 10000 AND total >= 1 AND rate_amount >= 1 AND rate_seconds > 0"
+        " AND fair BETWEEN 0 AND 1 AND rate_by IN ('tenant', 'recipient')",
+        name="delivery_queues_sensible",
+    ),
+    CheckConstraint(
+        "(rate_amount IS NULL) = (rate_seconds IS NULL) AND (rate_by IS NULL OR rate_amount IS NOT NULL)",
+        name="delivery_queues_whole",
+    ),
+    sqlite_strict=True,
+)
+"""What is wanted of queues; one of which nothing is said has no row. `turn`: the tenant served last."""
+
+shares = Table(
+    "delivery_shares",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("share", Text, primary_key=True),
+    Column("state", LargeBinary, nullable=False),
+    Column("over_at", Instant, nullable=False),
+    sqlite_strict=True,
+)
+"""The starts that rates count, for each share of a queue: all of it, a tenant, a digest of a recipient."""
 
 positions = Table(
     "delivery_positions",

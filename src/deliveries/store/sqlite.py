@@ -32,7 +32,7 @@ from deliveries.store.rows import (
     claimed_of,
     write_values,
 )
-from deliveries.store.schema import Id, Instant, contents, deliveries, events, notes
+from deliveries.store.schema import READY, Id, Instant, contents, deliveries, events, notes
 
 _BINDS = {
     column.name: column.type for table in (notes, contents, events, deliveries) for column in table.c
@@ -107,17 +107,16 @@ _READ = [
 
 _FROM = "FROM deliveries LEFT JOIN delivery_contents ON delivery_contents.delivery_id = deliveries.id"
 
-# Priority by priority, each one range of the index (queue, priority, due_at); the arms of a UNION ALL
+# Priority by priority, each one range of the index (queue, priority, READY); the arms of a UNION ALL
 # are run one after the other, only until the outer LIMIT is reached.
 CLAIM = Plain(
     " UNION ALL ".join(
         f"""
 SELECT * FROM (SELECT {_LIST} {_FROM}
   WHERE deliveries.status = 'pending' AND deliveries.queue = :queue AND deliveries.priority = {priority}
-    AND deliveries.due_at <= :cutoff
-    AND (deliveries.lease_until IS NULL OR deliveries.lease_until <= :now)
+    AND {READY} <= :cutoff
     AND deliveries.channel IN (SELECT value FROM json_each(:channels))
-  ORDER BY deliveries.due_at LIMIT :limit)"""
+  ORDER BY {READY} LIMIT :limit)"""
         for priority in range(10)
     )
     + " LIMIT :limit"
@@ -191,7 +190,6 @@ class SQLite:
             "queue": queue,
             "channels": msgspec.json.encode(channels).decode(),
             "limit": limit,
-            "now": micros(at),
             "cutoff": micros(at if cutoff is None else min(cutoff, at)),
         }
         return [claimed_of(_found(row), at) for row in CLAIM.run(connection, values).all()]

@@ -32,7 +32,7 @@ from deliveries.store.failures import is_serialization_failure
 from deliveries.store.postgresql import PostgreSQL
 from deliveries.store.reading import Reading
 from deliveries.store.rows import CLAIM_COLUMNS, Birth, Claimed, Contents, Write, claimed_of
-from deliveries.store.schema import Id, Instant, contents, deliveries, evidence
+from deliveries.store.schema import READY, Id, Instant, contents, deliveries, evidence
 from deliveries.store.sqlite import SQLite
 
 BACKENDS: dict[str, type[Backend]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
@@ -48,7 +48,7 @@ _ANYTHING_DUE = select(
     exists().where(
         deliveries.c.status == "pending",
         deliveries.c.queue.in_(bindparam("queues", expanding=True)),
-        deliveries.c.due_at <= bindparam("due_by"),
+        text(f"{READY} <= :due_by").bindparams(bindparam("due_by", type_=Instant())),
     )
 )
 

@@ -31,7 +31,18 @@ VERBS = {
     "db": "upgrade",
     "db upgrade": "DELIVERIES_URL",
     "db sql": "postgresql",
+    "queues": "resume",
+    "queues list": "JSON",
+    "queues pause": "--reason",
+    "queues resume": "--actor",
+    "queues scale": "10000",
+    "queues limit": "1000000",
+    "queues rate": "--per",
+    "queues fair": "--off",
+    "queues clear": "no pause",
 }
+
+GROUPS = ("db", "evidence", "queues")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -45,12 +56,12 @@ def test_every_verb_has_help(deliveries: Command, verb: str) -> None:
 def test_there_are_no_other_verbs() -> None:
     app = application()
     found = {name for name in app if not name.startswith("-")}
-    for group in ("db", "evidence"):
+    for group in GROUPS:
         found |= {f"{group} {name}" for name in app[group] if not name.startswith("-")}
     assert found == set(VERBS)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("db", "evidence")])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in GROUPS])
 def test_every_option_is_described(verb: str) -> None:
     app = application()
     for name in verb.split():
