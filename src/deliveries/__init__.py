@@ -1,6 +1,6 @@
 """Effects owed to the outside world, written down in your own transaction and paid as promised."""
 
-from deliveries import sqlite
+from deliveries import events, policies, sqlite
 from deliveries.app import Deliveries
 from deliveries.audit.explain import Explanation
 from deliveries.core.backoff import Backoff
@@ -16,6 +16,7 @@ from deliveries.core.outcomes import (
     Suppress,
     Unknown,
 )
+from deliveries.core.policy import Defer, Proceed
 from deliveries.core.stream import Recorded
 from deliveries.errors import (
     ConcurrentChange,
@@ -28,7 +29,9 @@ from deliveries.errors import (
     IdempotencyConflict,
     InvalidAdapter,
     InvalidCommand,
+    InvalidHook,
     InvalidPayload,
+    InvalidPolicy,
     InvalidSchedule,
     SchemaMissing,
     SchemaTooNew,
@@ -48,6 +51,7 @@ __all__ = [
     "ConcurrentSchedule",
     "CorruptHistory",
     "DatabaseMoved",
+    "Defer",
     "Delivered",
     "Deliveries",
     "DeliveriesError",
@@ -60,10 +64,13 @@ __all__ = [
     "IdempotencyConflict",
     "InvalidAdapter",
     "InvalidCommand",
+    "InvalidHook",
     "InvalidPayload",
+    "InvalidPolicy",
     "InvalidSchedule",
     "NotDone",
     "Performed",
+    "Proceed",
     "Recorded",
     "Retry",
     "SchemaMissing",
@@ -74,6 +81,8 @@ __all__ = [
     "Suppress",
     "Unknown",
     "UnknownChannel",
+    "events",
     "metadata",
+    "policies",
     "sqlite",
 ]

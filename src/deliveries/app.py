@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine
@@ -22,6 +22,7 @@ from deliveries.clock import Clock, SystemClock
 from deliveries.core import commands as c
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Delivery
+from deliveries.core.events import Event
 from deliveries.core.notes import Note, clean, describe
 from deliveries.core.stream import Recorded
 from deliveries.engine import engine_of
@@ -29,11 +30,14 @@ from deliveries.errors import (
     CallerError,
     InvalidAdapter,
     InvalidCommand,
+    InvalidPolicy,
     InvalidSchedule,
     UnknownChannel,
     shown,
 )
+from deliveries.hooks import HookFunction
 from deliveries.payload import MAX_PAYLOAD_BYTES
+from deliveries.policies.registered import Policies, Policy, PolicyFunction, ReadyMade
 from deliveries.processor.ledger import Summary
 from deliveries.processor.performed import Performed, performed
 from deliveries.processor.processor import Processor
@@ -51,6 +55,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("deliveries")
 
 F = TypeVar("F", bound=AdapterFunction)
+P = TypeVar("P", bound="PolicyFunction | ReadyMade")
+H = TypeVar("H", bound=HookFunction)
 Bind = Session | scoped_session[Session] | Connection
 Id = UUID | str
 
@@ -75,6 +81,7 @@ class Deliveries(AsyncTwins):
     ) -> None:
         self._store = Store(engine_of(database), clock or SystemClock())
         self._registrations: dict[str, Registration] = {}
+        self._policies = Policies()
         self._max_payload_bytes = max_payload_bytes
         self._wakeup = Wakeup(self._store.engine)
         self._event_log: DeliveryLog | None = None
@@ -115,6 +122,44 @@ class Deliveries(AsyncTwins):
             except TypeError as error:
                 raise InvalidAdapter(f"adapter {channel!r}: {error}") from None
             self._registrations[channel] = registration
+            return function
+
+        return register
+
+    # -- policies and hooks --------------------------------------------------------------------
+
+    @overload
+    def policy(self, function: P, /, **options: Any) -> P: ...
+    @overload
+    def policy(self, /, **options: Any) -> Callable[[P], P]: ...
+    def policy(self, function: Any = None, /, **options: Any) -> Any:
+        """Ask this function, `(delivery) -> Proceed | Defer | Suppress`, before anything is sent.
+
+        Bare, with options, or called with a policy of `deliveries.policies`. `options` are the fields
+        of `Policy`: channels, when ("schedule", "attempt" or both), timeout (seconds), name. Policies
+        are asked in the order in which they were given; the first that does not proceed decides.
+        One that raises, takes too long or says anything else defers. Raises: InvalidPolicy.
+        """
+
+        def register(function: Any) -> Any:
+            try:
+                policy = Policy(function=function, **options)
+            except TypeError as error:
+                raise InvalidPolicy(f"policy: {error}") from None
+            self._policies.add(policy)
+            return function
+
+        return register if function is None else register(function)
+
+    def on(self, *kinds: type[Event], channels: str | Sequence[str] | None = None) -> Callable[[H], H]:
+        """Call the decorated function, `(event, delivery, connection)`, whenever such an event is appended.
+
+        In the transaction that appends it, whoever does: a processor, a sweep, an operator, a caller
+        who schedules. What it writes through `connection`, further deliveries too, commits with the
+        event. Where it raises, that is undone and logged, and the event stands. Raises: InvalidHook.
+        """
+
+        def register(function: H) -> H:
             return function
 
         return register

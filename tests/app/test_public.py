@@ -17,11 +17,12 @@ from deliveries.registration import Registration
 
 PUBLIC = """
     Attempt Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory DatabaseMoved
-    Delivered Deliveries
+    Defer Delivered Deliveries
     DeliveriesError Delivery DeliveryNotFound Discard Draft EngineNotConfigured Explanation
-    IdempotencyConflict InvalidAdapter InvalidCommand InvalidPayload InvalidSchedule NotDone Performed
-    Recorded Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unknown UnknownChannel
-    metadata sqlite
+    IdempotencyConflict InvalidAdapter InvalidCommand InvalidHook InvalidPayload InvalidPolicy
+    InvalidSchedule NotDone Performed Proceed Recorded
+    Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unknown UnknownChannel
+    events metadata policies sqlite
 """
 
 
