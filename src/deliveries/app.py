@@ -35,7 +35,7 @@ from deliveries.errors import (
     UnknownChannel,
     shown,
 )
-from deliveries.hooks import HookFunction
+from deliveries.hooks import Hook, HookFunction, Hooks
 from deliveries.payload import MAX_PAYLOAD_BYTES
 from deliveries.policies.registered import Policies, Policy, PolicyFunction, ReadyMade
 from deliveries.processor.ledger import Summary
@@ -82,6 +82,7 @@ class Deliveries(AsyncTwins):
         self._store = Store(engine_of(database), clock or SystemClock())
         self._registrations: dict[str, Registration] = {}
         self._policies = Policies()
+        self._hooks = Hooks(self._store)
         self._max_payload_bytes = max_payload_bytes
         self._wakeup = Wakeup(self._store.engine)
         self._event_log: DeliveryLog | None = None
@@ -160,6 +161,7 @@ class Deliveries(AsyncTwins):
         """
 
         def register(function: H) -> H:
+            self._hooks.add(Hook(function=function, kinds=kinds, channels=channels))
             return function
 
         return register

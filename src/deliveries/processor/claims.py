@@ -121,7 +121,7 @@ class Claims:
             change = self._decide(connection, one)
             if change is None:
                 return None
-            ids = self._store.backend.append(connection, [self.write(change)], self._store.deciding_now)
+            ids = self._store.append(connection, [self.write(change)])
         return change if id in ids else None
 
     def isolate(self, ids: Iterable[UUID]) -> list[Change]:

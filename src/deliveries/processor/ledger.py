@@ -157,9 +157,7 @@ class Ledger:
         change = call.tried = advance(stream, command)
         if change is None:
             self._too_late(connection, call, stream)
-        elif not self._store.backend.append(
-            connection, [self._write(call, change)], self._store.deciding_now
-        ):
+        elif not self._store.append(connection, [self._write(call, change)]):
             put_aside(self._store, connection, [call.delivery.id], OUT_OF_STEP)
             return None
         return change

@@ -233,8 +233,7 @@ class Processor:
                 ids = [one.id for one, _ in starts]
                 batch = self._ledger.batch(apart=ids)
                 writes = [write for _, write in batch] + [self._claims.write(change) for _, change in starts]
-                now = self._store.deciding_now
-                written = self._store.backend.append(connection, writes, now) if writes else set()
+                written = self._store.append(connection, writes)
         except (IntegrityError, DataError, OverflowError):  # a guard, or a value beyond its column
             self._ledger.doubt()
             self._launch_started(self._claims.isolate(ids))
