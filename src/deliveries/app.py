@@ -400,7 +400,7 @@ class Deliveries(AsyncTwins):
             chosen = Settings(queues=dict(queues), **settings)
         except TypeError as error:
             raise CallerError(str(error)) from None
-        return Processor(self._store, self._registrations, self._wakeup, chosen)
+        return Processor(self._store, self._registrations, self._wakeup, chosen, self._policies)
 
     def drain(self, queues: Mapping[str, int] | None = None, **settings: Any) -> Summary:
         """Perform all that is due now, in this thread, and return what was done.
@@ -431,7 +431,8 @@ class Deliveries(AsyncTwins):
             delivery = self._store.get(connection, delivery_id)
         if not delivery.is_terminal:
             self._registration(delivery.channel)
-        processor = Processor(self._store, self._registrations, self._wakeup, Settings(lease=lease))
+        settings = Settings(lease=lease)
+        processor = Processor(self._store, self._registrations, self._wakeup, settings, self._policies)
         attempted = not delivery.is_terminal and processor.perform(delivery_id)
         with self._store.reading() as connection:
             return performed(self._store, connection, delivery_id, attempted)

@@ -23,6 +23,7 @@ from deliveries.errors import ConcurrentChange, CorruptHistory
 from deliveries.processor import ticks
 from deliveries.processor.call import Call
 from deliveries.processor.now import Now
+from deliveries.processor.policing import Policing
 from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import put_aside
 from deliveries.registration import Registration
@@ -49,6 +50,8 @@ class Claims:
         self._asked_at = 0.0
         """Before the statement that grants leases: the database's end no earlier than we believe."""
         self._used: Counter[str] = Counter()
+        self.policing: Policing | None = None
+        """Who asks policies before an attempt; None where there are none."""
         # A delivery works in the queue it was scheduled for, wherever its channel works by now.
         self._channels = list(registrations)
         self._asking = [
@@ -67,10 +70,9 @@ class Claims:
 
     def free(self) -> dict[str, int]:
         """Queue -> slots that are free; queues without any left out."""
+        used = self._used if self.policing is None else self._used + self.policing.occupied
         return {
-            name: limit - self._used[name]
-            for name, limit in self._settings.queues.items()
-            if limit > self._used[name]
+            name: limit - used[name] for name, limit in self._settings.queues.items() if limit > used[name]
         }
 
     # -- attempts ------------------------------------------------------------------------------
@@ -94,6 +96,8 @@ class Claims:
                 change = self._decide(connection, one)
                 if change is not None:
                     starts.append((one, change))
+        if self.policing is not None:
+            self.policing.lease(connection, self._asked_at)
         return starts, full
 
     def write(self, change: Change) -> Write:
@@ -119,6 +123,8 @@ class Claims:
             if one is None or (one.problem is None and not _is_due(one)):
                 return None
             change = self._decide(connection, one)
+            if self.policing is not None:
+                self.policing.lease(connection, self._asked_at)
             if change is None:
                 return None
             ids = self._store.append(connection, [self.write(change)])
@@ -145,6 +151,8 @@ class Claims:
         if problem is None and registration is None:
             problem = f"no adapter is registered for channel {one.delivery.channel!r:.80}"
         elif registration is not None:
+            if self.policing is not None and self.policing.takes(one):
+                return None
             rules = registration.rules(one.delivery)
             try:
                 change = advance(one.stream, c.Start(now=one.now, worker=self._worker, rules=rules))
