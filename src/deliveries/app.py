@@ -37,7 +37,9 @@ from deliveries.errors import (
 )
 from deliveries.hooks import Hook, HookFunction, Hooks
 from deliveries.payload import MAX_PAYLOAD_BYTES
+from deliveries.policies import at_schedule
 from deliveries.policies.registered import Policies, Policy, PolicyFunction, ReadyMade
+from deliveries.policies.suppression_list import SuppressionList
 from deliveries.processor.ledger import Summary
 from deliveries.processor.performed import Performed, performed
 from deliveries.processor.processor import Processor
@@ -47,6 +49,7 @@ from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Draft
 from deliveries.store.rows import Birth
 from deliveries.store.store import Store
+from deliveries.suppressions import Suppressions
 from deliveries.twins import AsyncTwins
 
 if TYPE_CHECKING:
@@ -83,6 +86,8 @@ class Deliveries(AsyncTwins):
         self._registrations: dict[str, Registration] = {}
         self._policies = Policies()
         self._hooks = Hooks(self._store)
+        self.suppressions = Suppressions(self._store)
+        """Recipients who must not get anything any more; `SuppressionList` is the policy that asks it."""
         self._max_payload_bytes = max_payload_bytes
         self._wakeup = Wakeup(self._store.engine)
         self._event_log: DeliveryLog | None = None
@@ -148,6 +153,8 @@ class Deliveries(AsyncTwins):
             except TypeError as error:
                 raise InvalidPolicy(f"policy: {error}") from None
             self._policies.add(policy)
+            if isinstance(function, SuppressionList):
+                self._hooks.add(function.feed(self._store, policy.channels))
             return function
 
         return register if function is None else register(function)
@@ -193,7 +200,8 @@ class Deliveries(AsyncTwins):
     ) -> Delivery:
         """Write one debt down in the caller's transaction; see `Draft` for the arguments.
 
-        With a `key` that is taken, returns the delivery it belongs to, with `created` False.
+        With a `key` that is taken, returns the delivery it belongs to, with `created` False. What a
+        policy suppresses is written down too, and returned as `suppressed`.
         Raises: UnknownChannel, InvalidPayload, InvalidSchedule, EngineNotConfigured, before any
         SQL; IdempotencyConflict; ConcurrentSchedule, after which the transaction must be run again.
         """
@@ -241,7 +249,12 @@ class Deliveries(AsyncTwins):
         return registration
 
     def _bear(self, connection: Connection, births: list[Birth]) -> list[Delivery]:
+        decisions = (
+            at_schedule.decided(self._policies, self._store, connection, births) if self._policies else {}
+        )
         delivered = bear(self._store, connection, births)
+        if decisions:
+            delivered = at_schedule.record(self._store, connection, decisions, delivered)
         self._wakeup.after_commit(connection)
         return delivered
 

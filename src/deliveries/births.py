@@ -22,7 +22,7 @@ def bear(store: Store, connection: Connection, births: Sequence[Birth]) -> list[
     keys = dict.fromkeys(_key(birth) for birth in births if birth.change.after.id not in created)
     owners = store.by_key(connection, list(keys)) if keys else {}
     return [
-        _newborn(birth) if birth.change.after.id in created else _same_debt(birth, owners.get(_key(birth)))
+        newborn(birth) if birth.change.after.id in created else _same_debt(birth, owners.get(_key(birth)))
         for birth in births
     ]
 
@@ -31,7 +31,8 @@ def _key(birth: Birth) -> tuple[str, str]:
     return birth.scheduled.tenant, birth.scheduled.key or ""
 
 
-def _newborn(birth: Birth) -> Delivery:
+def newborn(birth: Birth) -> Delivery:
+    """The delivery as it is born, with its contents."""
     return with_contents(birth.change.after, birth.contents.recipient, birth.contents.payload)
 
 

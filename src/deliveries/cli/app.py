@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
-from deliveries.cli import demonstration, performing, reading, setup, writing
+from deliveries.cli import demonstration, performing, reading, setup, suppressions, writing
 from deliveries.cli.failures import judge
 from deliveries.cli.options import Common
 from deliveries.cli.output import say, text_console
@@ -55,6 +55,11 @@ def application() -> App:
     schema.command(setup.upgrade)
     schema.command(setup.sql)
     app.command(schema)
+    closed = App(name="suppressions", help="Who must not get anything any more.", help_epilogue="")
+    closed.command(suppressions.add)
+    closed.command(suppressions.remove)
+    closed.command(suppressions.list_, name="list")
+    app.command(closed)
     return app
 
 

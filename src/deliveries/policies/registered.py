@@ -57,13 +57,14 @@ class Policy:
     """Where it is asked; None: in all channels."""
     when: Moment | Sequence[Moment] | None = None
     """`schedule`, `attempt` or both, which is the default; of an `async def` the default is `attempt`."""
-    timeout: float | timedelta = DEFAULT_TIMEOUT
-    """Seconds it may take before an attempt; more than 0, at most 60."""
+    timeout: float | timedelta | None = None
+    """Seconds it may take before an attempt; more than 0, at most 60. By default 5, and 30 for the
+    ready-made ones that wait for the database."""
     name: str = ""
     """What events and logs call it; by default the function's own name."""
 
     def __post_init__(self) -> None:
-        if not callable(self.function) and not isinstance(self.function, ReadyMade):
+        if not callable(self.function) and not self._is_ready_made:
             raise InvalidPolicy(f"a policy is called with a delivery; {shown(self.function)} cannot be")
         told = self.name or getattr(self.function, "__name__", type(self.function).__name__)
         self._set("name", clean(" ".join(str(told).split()), MAX_NAME))
@@ -73,8 +74,13 @@ class Policy:
             raise InvalidPolicy(f"policy {self.name!r} is a generator: its body would not run")
         self._set("channels", self._channels())
         self._set("when", self._when())
+        timeout = self.timeout
+        if timeout is None:
+            timeout = (
+                getattr(self.function, "timeout", DEFAULT_TIMEOUT) if self._is_ready_made else DEFAULT_TIMEOUT
+            )
         try:
-            self._set("timeout", seconds(self.timeout, "timeout"))
+            self._set("timeout", seconds(timeout, "timeout"))
         except ValueError as error:
             raise InvalidPolicy(f"policy {self.name!r}: {error}") from None
         if not 0 < self.seconds <= MAX_TIMEOUT:
@@ -93,7 +99,8 @@ class Policy:
     def _when(self) -> frozenset[str]:
         when: Any = self.when
         if when is None:
-            when = getattr(self.function, "when", ("attempt",) if self.is_async else get_args(Moment))
+            when = ("attempt",) if self.is_async else get_args(Moment)
+            when = getattr(self.function, "when", when) if self._is_ready_made else when
         moments = frozenset((when,) if isinstance(when, str) else when)
         if not moments or not moments <= set(get_args(Moment)):
             raise InvalidPolicy(f"policy {self.name!r}: when is 'schedule', 'attempt' or both")
@@ -118,6 +125,10 @@ class Policy:
         """True where it must be awaited."""
         return not isinstance(self.function, ReadyMade) and is_async(self.function)
 
+    @property
+    def _is_ready_made(self) -> bool:
+        return isinstance(self.function, ReadyMade)
+
     def speaks_of(self, channel: str, moment: Moment) -> bool:
         """Whether it is asked about deliveries of `channel` at this moment."""
         return moment in (self.when or ()) and (self.channels is None or channel in self.channels)
@@ -134,6 +145,9 @@ class Policies:
 
     def __init__(self) -> None:
         self._all: list[Policy] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
 
     def add(self, policy: Policy) -> None:
         """Ask `policy` after those that are here."""

@@ -56,8 +56,8 @@ FAILED = Backoff.exponential(base=10, cap=3_600, full_jitter=False)
 LOCKED_SECONDS = 0.1
 """An answer about a row that somebody holds is tried again so much later."""
 
-DOORS = 4
-"""Ready-made policies that use the database at the same time; the engine's pool is not theirs alone."""
+DOORS = {"postgresql": 4, "sqlite": 1}
+"""Ready-made policies that use the database at the same time: pool and file are not theirs alone."""
 
 _REFUSED = (IntegrityError, DataError, OverflowError)
 
@@ -82,7 +82,7 @@ class Policing:
         self.occupied: Counter[str] = Counter()
         """Queue -> slots taken by asking; the attempt that follows takes over its slot."""
         self._executor: Executor | None = None
-        self._doors = threading.BoundedSemaphore(DOORS)
+        self._doors = threading.BoundedSemaphore(DOORS[store.engine.dialect.name])
         self._deadlines = Deadlines()
         self._back: queue.SimpleQueue[Ask] = queue.SimpleQueue()
         self._wanted: list[tuple[Claimed, tuple[Policy, ...]]] = []
