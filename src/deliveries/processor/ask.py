@@ -128,12 +128,11 @@ class Ask(Call):
 
     def goes_on(self) -> bool:
         """Whether there are further policies to ask; they are the stage then."""
-        self.policies = self.policies[len(self.stage) :] if self._proceeds() else ()
-        self.entered = self.returned = False
-        return bool(self.policies)
-
-    def _proceeds(self) -> bool:
-        return self.answer is not None and isinstance(self.answer.decision, Proceed)
+        proceeds = self.answer is not None and isinstance(self.answer.decision, Proceed)
+        left = self.policies[len(self.stage) :] if proceeds else ()
+        if left:
+            self.policies, self.entered, self.returned = left, False, False
+        return bool(left)
 
 
 def _judged(ask: Callable[..., Any], delivery: Delivery, asked: object) -> Any:
