@@ -28,8 +28,8 @@ from deliveries import (
 )
 from deliveries import events as e
 from deliveries.policies.registered import Policy
-from deliveries.processor.policing import FAILED
 from deliveries.processor.settings import Settings
+from deliveries.processor.verdict import FAILED
 from support.apps import (
     Apps,
     Calls,

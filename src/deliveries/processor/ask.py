@@ -86,6 +86,11 @@ class Ask(Call):
         """There is none yet."""
         return None
 
+    @property
+    def is_mute(self) -> bool:
+        """True where it came to no answer."""
+        return self.answer is None or self.answer.decision is None
+
     def _ask(self, delivery: Delivery, attempt: object) -> Any:
         for policy in self.stage:
             self.asking = policy.name

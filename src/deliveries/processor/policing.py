@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 from collections import Counter, defaultdict
@@ -28,30 +27,23 @@ from uuid import UUID
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError
 
-from deliveries.core import commands as c
-from deliveries.core.backoff import Backoff
-from deliveries.core.events import Rescheduled
-from deliveries.core.notes import Note
-from deliveries.core.policy import Defer, Proceed
 from deliveries.core.stream import Change, Recorded, advance
 from deliveries.errors import CorruptHistory
 from deliveries.policies.registered import Policy
 from deliveries.processor import ticks
-from deliveries.processor.ask import Answer, Ask, Background
+from deliveries.processor.ask import Ask, Background
 from deliveries.processor.call import Call
 from deliveries.processor.deadlines import Deadlines
 from deliveries.processor.executor import Executor
 from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import put_aside
+from deliveries.processor.verdict import command
 from deliveries.registration import Registration
 from deliveries.store import asking
 from deliveries.store.failures import cause
 from deliveries.store.rows import Claimed, Write
 from deliveries.store.store import Store
-
-FAILED = Backoff.exponential(base=10, cap=3_600, full_jitter=False)
-"""How long a delivery waits whose policy gave no answer, by the deferrals in a row before it."""
 
 LOCKED_SECONDS = 0.1
 """An answer about a row that somebody holds is tried again so much later."""
@@ -244,41 +236,24 @@ class Policing:
     def _decided(self, connection: Connection, asks: Sequence[Ask]) -> list[tuple[Ask, Change | None]]:
         ids = [ask.delivery.id for ask in asks]
         ours, busy = asking.held(connection, self._worker, ids)
-        mute = [ask.delivery.id for ask in asks if ask.delivery.id in ours and _is_mute(ask)]
+        mute = [ask.delivery.id for ask in asks if ask.delivery.id in ours and ask.is_mute]
         histories = self._store.histories(connection, mute)
         decided: list[tuple[Ask, Change | None]] = []
         for ask in asks:
             id = ask.delivery.id
             if id in ours:
-                decided.append((ask, self._decide(connection, ask, _deferrals(histories.get(id, [])))))
+                decided.append((ask, self._decide(connection, ask, histories.get(id, []))))
             elif id not in busy or ticks.monotonic() >= ask.lease_until:
                 decided.append((ask, None))
         return decided
 
-    def _decide(self, connection: Connection, ask: Ask, deferrals: int) -> Change | None:
+    def _decide(self, connection: Connection, ask: Ask, history: Sequence[Recorded]) -> Change | None:
         try:
-            return advance(ask.stream, self._command(ask, deferrals))
+            return advance(ask.stream, command(ask, self._now(), self._worker, history))
         except CorruptHistory as error:
             put_aside(self._store, connection, [ask.delivery.id], str(error))
             asking.disown(connection, ask.delivery.id)
             return None
-
-    def _command(self, ask: Ask, deferrals: int) -> c.Command:
-        now, answer = self._now(), ask.answer or Answer(None)
-        decision, text = answer.decision, answer.text
-        if isinstance(decision, Proceed):
-            rules = ask.registration.rules(ask.delivery)
-            return c.Start(now=now, worker=self._worker, rules=rules)
-        if decision is None:
-            _log.error(
-                "policy %s gave no answer for delivery %s: %s", answer.policy, ask.delivery.id, answer.text
-            )
-            decision = Defer(for_=FAILED.delay(deferrals + 1))
-            text = f"the policy gave no answer: {text}"
-        note = None if text is None else Note(text, os.urandom(16))
-        if isinstance(decision, Defer):
-            return c.Defer(now=now, until=decision.due_at(now), actor=answer.policy, note=note)
-        return c.Suppress(now=now, by="policy", actor=answer.policy, note=note)
 
     # -- trouble and the end ---------------------------------------------------------------------------
 
@@ -308,21 +283,3 @@ class Policing:
         if self._executor is not None:
             self._executor.abandon()
             self._executor.close()
-
-
-def _is_mute(ask: Ask) -> bool:
-    return ask.answer is None or ask.answer.decision is None
-
-
-def _deferrals(history: Sequence[Recorded]) -> int:
-    """How many deferrals in a row `history` ends with."""
-    count = 0
-    for one in reversed(history):
-        try:
-            event = one.read() if one.type == Rescheduled.__name__ else None
-        except CorruptHistory:
-            return count
-        if not isinstance(event, Rescheduled) or event.cause != "deferred":
-            return count
-        count += 1
-    return count

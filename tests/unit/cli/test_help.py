@@ -21,6 +21,10 @@ VERBS = {
     "db": "upgrade",
     "db upgrade": "DELIVERIES_URL",
     "db sql": "postgresql",
+    "suppressions": "remove",
+    "suppressions add": "--reason",
+    "suppressions remove": "--channel",
+    "suppressions list": "digests",
 }
 
 
@@ -35,11 +39,12 @@ def test_every_verb_has_help(deliveries: Command, verb: str) -> None:
 def test_there_are_no_other_verbs() -> None:
     app = application()
     found = {name for name in app if not name.startswith("-")}
-    found |= {f"db {name}" for name in app["db"] if not name.startswith("-")}
+    for group in ("db", "suppressions"):
+        found |= {f"{group} {name}" for name in app[group] if not name.startswith("-")}
     assert found == set(VERBS)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "db"])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("db", "suppressions")])
 def test_every_option_is_described(verb: str) -> None:
     app = application()
     for name in verb.split():
