@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import CoroutineType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, NestedTransaction
 
@@ -35,13 +35,12 @@ from deliveries.core.delivery import Delivery
 from deliveries.core.notes import MAX_NAME, clean
 from deliveries.core.stream import Change
 from deliveries.errors import CorruptHistory, InvalidHook, StoreError, shown
-from deliveries.registration import is_async
+from deliveries.policies.registered import must_be_awaited
 from deliveries.store.failures import cause
 from deliveries.store.rows import with_contents
 from deliveries.store.store import Store
 
 HookFunction = Callable[..., Any]
-F = TypeVar("F", bound=HookFunction)
 
 MAX_DEPTH = 8
 """Hooks within hooks: what the last one appends is refused if it would start another."""
@@ -67,7 +66,7 @@ class Hook:
     """Deliveries of these channels only; None: of all."""
 
     def __post_init__(self) -> None:
-        if not callable(self.function) or is_async(self.function):
+        if not callable(self.function) or must_be_awaited(self.function):
             raise InvalidHook(f"a hook is a plain function, not {shown(self.function)}")
         if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function):
             raise InvalidHook(f"hook {self.name} is a generator: its body would not run")

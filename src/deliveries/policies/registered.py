@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from sqlalchemy import Connection
@@ -16,7 +17,6 @@ from deliveries.core.notes import MAX_NAME, clean
 from deliveries.core.outcomes import seconds
 from deliveries.core.policy import Decision
 from deliveries.errors import InvalidPolicy, shown
-from deliveries.registration import is_async
 from deliveries.store.store import Store
 
 Moment = Literal["schedule", "attempt"]
@@ -120,12 +120,12 @@ class Policy:
         assert isinstance(self.timeout, float)
         return self.timeout
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         """True where it must be awaited."""
-        return not isinstance(self.function, ReadyMade) and is_async(self.function)
+        return not self._is_ready_made and must_be_awaited(self.function)
 
-    @property
+    @cached_property
     def _is_ready_made(self) -> bool:
         return isinstance(self.function, ReadyMade)
 
@@ -135,9 +135,14 @@ class Policy:
 
     def ask(self, delivery: Delivery, asked: Asked) -> Any:
         """What it says: unjudged, and an awaitable where it is asynchronous."""
-        if isinstance(self.function, ReadyMade):
-            return self.function.ask(delivery, asked)
-        return self.function(delivery)
+        function: Any = self.function
+        return function.ask(delivery, asked) if self._is_ready_made else function(delivery)
+
+
+def must_be_awaited(function: object) -> bool:
+    """Whether `function`, or the `__call__` of an object, is `async def`."""
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - its kind is wanted, not its presence
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 class Policies:
