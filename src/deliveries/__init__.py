@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deliveries import sqlite
+    from deliveries import events, policies, sqlite
     from deliveries.app import Deliveries
     from deliveries.audit.explain import Explanation
     from deliveries.bulk import Report
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Suppress,
         Unknown,
     )
+    from deliveries.core.policy import Defer, Proceed
     from deliveries.core.stream import Recorded
     from deliveries.core.unique import Unique
     from deliveries.errors import (
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
         InvalidAdapter,
         InvalidCommand,
         InvalidFilter,
+        InvalidHook,
         InvalidPayload,
+        InvalidPolicy,
         InvalidQueue,
         InvalidSchedule,
         ReferenceNotFound,
@@ -65,6 +68,7 @@ __all__ = [
     "ConcurrentSchedule",
     "CorruptHistory",
     "DatabaseMoved",
+    "Defer",
     "Delivered",
     "Deliveries",
     "DeliveriesError",
@@ -80,11 +84,14 @@ __all__ = [
     "InvalidAdapter",
     "InvalidCommand",
     "InvalidFilter",
+    "InvalidHook",
     "InvalidPayload",
+    "InvalidPolicy",
     "InvalidQueue",
     "InvalidSchedule",
     "NotDone",
     "Performed",
+    "Proceed",
     "Queue",
     "Recorded",
     "ReferenceNotFound",
@@ -100,7 +107,9 @@ __all__ = [
     "Unknown",
     "UnknownChannel",
     "Where",
+    "events",
     "metadata",
+    "policies",
     "sqlite",
 ]
 
@@ -113,6 +122,7 @@ _HOMES = {
     "ConcurrentSchedule": "deliveries.errors",
     "CorruptHistory": "deliveries.errors",
     "DatabaseMoved": "deliveries.errors",
+    "Defer": "deliveries.core.policy",
     "Delivered": "deliveries.core.outcomes",
     "Deliveries": "deliveries.app",
     "DeliveriesError": "deliveries.errors",
@@ -128,11 +138,14 @@ _HOMES = {
     "InvalidAdapter": "deliveries.errors",
     "InvalidCommand": "deliveries.errors",
     "InvalidFilter": "deliveries.errors",
+    "InvalidHook": "deliveries.errors",
     "InvalidPayload": "deliveries.errors",
+    "InvalidPolicy": "deliveries.errors",
     "InvalidQueue": "deliveries.errors",
     "InvalidSchedule": "deliveries.errors",
     "NotDone": "deliveries.core.outcomes",
     "Performed": "deliveries.processor.performed",
+    "Proceed": "deliveries.core.policy",
     "Queue": "deliveries.queues",
     "Recorded": "deliveries.core.stream",
     "ReferenceNotFound": "deliveries.errors",
@@ -148,7 +161,9 @@ _HOMES = {
     "Unknown": "deliveries.core.outcomes",
     "UnknownChannel": "deliveries.errors",
     "Where": "deliveries.where",
+    "events": "deliveries.events",
     "metadata": "deliveries.store.schema",
+    "policies": "deliveries.policies",
     "sqlite": "deliveries.sqlite",
 }
 """Where each name lives: what `import` does at run time, and the lines above tell type checkers."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine
@@ -22,6 +22,7 @@ from deliveries.clock import Clock, SystemClock
 from deliveries.core import commands as c
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Delivery
+from deliveries.core.events import Event
 from deliveries.core.notes import Note, clean, describe
 from deliveries.core.stream import Recorded
 from deliveries.core.unique import Unique
@@ -30,13 +31,18 @@ from deliveries.errors import (
     CallerError,
     InvalidAdapter,
     InvalidCommand,
+    InvalidPolicy,
     InvalidSchedule,
     UnknownChannel,
     shown,
 )
+from deliveries.hooks import Hook, HookFunction, Hooks
 from deliveries.operating import Operating
 from deliveries.payload import MAX_PAYLOAD_BYTES
 from deliveries.periodic import Periodic
+from deliveries.policies import at_schedule
+from deliveries.policies.registered import Policies, Policy, PolicyFunction, ReadyMade
+from deliveries.policies.suppression_list import SuppressionList
 from deliveries.processor.ledger import Summary
 from deliveries.processor.performed import Performed, performed
 from deliveries.processor.processor import Processor
@@ -49,6 +55,7 @@ from deliveries.scheduling import Draft
 from deliveries.store.evidence import gathered
 from deliveries.store.rows import Birth
 from deliveries.store.store import Store
+from deliveries.suppressions import Suppressions
 from deliveries.timetable import Timetable
 from deliveries.twins import AsyncTwins
 from deliveries.uniqueness import Asked, asked, bear_unique
@@ -60,6 +67,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("deliveries")
 
 F = TypeVar("F", bound=AdapterFunction)
+P = TypeVar("P", bound="PolicyFunction | ReadyMade")
+H = TypeVar("H", bound=HookFunction)
 Bind = Session | scoped_session[Session] | Connection
 Id = UUID | str
 
@@ -85,6 +94,10 @@ class Deliveries(Operating, Timetable, AsyncTwins):
         self._store = Store(engine_of(database), clock or SystemClock())
         self._registrations: dict[str, Registration] = {}
         self._entries: dict[str, Periodic] = {}
+        self._policies = Policies()
+        self._hooks = Hooks(self._store)
+        self.suppressions = Suppressions(self._store)
+        """Recipients who must not get anything any more; `SuppressionList` is the policy that asks it."""
         self._max_payload_bytes = max_payload_bytes
         self._wakeup = Wakeup(self._store.engine)
         self._event_log: DeliveryLog | None = None
@@ -129,6 +142,47 @@ class Deliveries(Operating, Timetable, AsyncTwins):
 
         return register
 
+    # -- policies and hooks --------------------------------------------------------------------
+
+    @overload
+    def policy(self, function: P, /, **options: Any) -> P: ...
+    @overload
+    def policy(self, /, **options: Any) -> Callable[[P], P]: ...
+    def policy(self, function: Any = None, /, **options: Any) -> Any:
+        """Ask this function, `(delivery) -> Proceed | Defer | Suppress`, before anything is sent.
+
+        Bare, with options, or called with a policy of `deliveries.policies`. `options` are the fields
+        of `Policy`: channels, when ("schedule", "attempt" or both), timeout (seconds), name. Policies
+        are asked in the order in which they were given; the first that does not proceed decides.
+        One that raises, takes too long or says anything else defers. Raises: InvalidPolicy.
+        """
+
+        def register(function: Any) -> Any:
+            try:
+                policy = Policy(function=function, **options)
+            except TypeError as error:
+                raise InvalidPolicy(f"policy: {error}") from None
+            self._policies.add(policy)
+            if isinstance(function, SuppressionList):
+                self._hooks.add(function.feed(self._store, policy.channels))
+            return function
+
+        return register if function is None else register(function)
+
+    def on(self, *kinds: type[Event], channels: str | Sequence[str] | None = None) -> Callable[[H], H]:
+        """Call the decorated function, `(event, delivery, connection)`, whenever such an event is appended.
+
+        In the transaction that appends it, whoever does: a processor, a sweep, an operator, a caller
+        who schedules. What it writes through `connection`, further deliveries too, commits with the
+        event. Where it raises, that is undone and logged, and the event stands. Raises: InvalidHook.
+        """
+
+        def register(function: H) -> H:
+            self._hooks.add(Hook(function=function, kinds=kinds, channels=channels))
+            return function
+
+        return register
+
     @property
     def channels(self) -> Mapping[str, Registration]:
         """The registered channels."""
@@ -159,6 +213,7 @@ class Deliveries(Operating, Timetable, AsyncTwins):
 
         With a `key` that is taken, returns the delivery it belongs to, with `created` False; so it
         does where one of its kind is there and `unique`, here or at the adapter, says one is enough.
+        What a policy suppresses is written down too, and returned as `suppressed`.
         Raises: UnknownChannel, InvalidPayload, InvalidSchedule, EngineNotConfigured, before any
         SQL; IdempotencyConflict; ConcurrentSchedule, after which the transaction must be run again.
         """
@@ -214,10 +269,14 @@ class Deliveries(Operating, Timetable, AsyncTwins):
     def _bear(
         self, connection: Connection, births: list[Birth], wanted: Mapping[UUID, Asked]
     ) -> list[Delivery]:
+        policies = self._policies
+        decisions = at_schedule.decided(policies, self._store, connection, births) if policies else {}
         if wanted:
             delivered = bear_unique(self._store, connection, births, wanted)
         else:
             delivered = bear(self._store, connection, births)
+        if decisions:
+            delivered = at_schedule.record(self._store, connection, decisions, delivered)
         self._wakeup.after_commit(connection)
         return delivered
 
@@ -384,7 +443,7 @@ class Deliveries(Operating, Timetable, AsyncTwins):
         except TypeError as error:
             raise CallerError(str(error)) from None
         ticker = Ticker(self.engine, self._timekeeper().look, chosen.lease) if self._entries else None
-        return Processor(self._store, self._registrations, self._wakeup, chosen, ticker)
+        return Processor(self._store, self._registrations, self._wakeup, chosen, self._policies, ticker)
 
     def drain(self, queues: Mapping[str, int] | None = None, **settings: Any) -> Summary:
         """Perform all that is due now, in this thread, and return what was done.
@@ -415,7 +474,8 @@ class Deliveries(Operating, Timetable, AsyncTwins):
             delivery = self._store.get(connection, delivery_id)
         if not delivery.is_terminal:
             self._registration(delivery.channel)
-        processor = Processor(self._store, self._registrations, self._wakeup, Settings(lease=lease))
+        settings = Settings(lease=lease)
+        processor = Processor(self._store, self._registrations, self._wakeup, settings, self._policies)
         attempted = not delivery.is_terminal and processor.perform(delivery_id)
         with self._store.reading() as connection:
             return performed(self._store, connection, delivery_id, attempted)

@@ -22,7 +22,7 @@ def bear(store: Store, connection: Connection, births: Sequence[Birth]) -> list[
     keys = dict.fromkeys(key_of(birth) for birth in births if birth.change.after.id not in created)
     owners = store.by_key(connection, list(keys)) if keys else {}
     return [
-        _newborn(birth) if birth.change.after.id in created else same_debt(birth, owners.get(key_of(birth)))
+        newborn(birth) if birth.change.after.id in created else same_debt(birth, owners.get(key_of(birth)))
         for birth in births
     ]
 
@@ -32,7 +32,8 @@ def key_of(birth: Birth) -> tuple[str, str]:
     return birth.scheduled.tenant, birth.scheduled.key or ""
 
 
-def _newborn(birth: Birth) -> Delivery:
+def newborn(birth: Birth) -> Delivery:
+    """The delivery as it is born, with its contents."""
     return with_contents(birth.change.after, birth.contents.recipient, birth.contents.payload)
 
 

@@ -42,7 +42,7 @@ def commanding(store: Store, make: Callable[[datetime, Note | None], Command], r
                 changes.append(change)
         if write and changes:
             writes = [store.write_of(change) for change in changes]
-            written = store.backend.append(connection, writes, store.deciding_now)
+            written = store.append(connection, writes)
             late = {change.after.id for change in changes} - written
             verdicts |= dict.fromkeys(late, OUT_OF_STEP)
         return verdicts

@@ -64,7 +64,7 @@ class Erasing:
     ) -> None:
         if changes:
             writes = [self._store.write_of(change) for change in changes]
-            written = self._store.backend.append(connection, writes, self._store.deciding_now)
+            written = self._store.append(connection, writes)
             late = {change.after.id for change in changes} - written
             verdicts |= dict.fromkeys(late, OUT_OF_STEP)
         ids = [id for id, why in verdicts.items() if why is None]

@@ -8,6 +8,8 @@
     │   ├── InvalidPayload           not JSON, or too large; `.path` names the place
     │   ├── InvalidSchedule          a field of a draft is out of range; `.field` names it
     │   ├── InvalidAdapter           a registration that could not be honoured
+    │   ├── InvalidPolicy            the same, of a policy
+    │   ├── InvalidHook              the same, of a hook; or what a hook must not do
     │   ├── InvalidCommand           an operator's act that makes no sense
     │   ├── InvalidFilter            a field of a filter is unknown or out of range; `.field` names it
     │   ├── InvalidQueue             a queue cannot be set so; `.field` names what
@@ -86,6 +88,14 @@ class InvalidSchedule(CallerError):
 
 class InvalidAdapter(CallerError):
     """An adapter was registered with options that cannot be honoured."""
+
+
+class InvalidPolicy(CallerError):
+    """A policy was registered with options that cannot be honoured."""
+
+
+class InvalidHook(CallerError):
+    """A hook was registered for what never happens, or does what a hook must not do."""
 
 
 class InvalidCommand(CallerError):

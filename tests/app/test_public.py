@@ -18,11 +18,12 @@ from deliveries.registration import Registration
 
 PUBLIC = """
     Attempt Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory DatabaseMoved
-    Delivered Deliveries DeliveriesError Delivery DeliveryNotFound DeliveryPruned Discard Draft
-    EngineNotConfigured Evidence Explanation IdempotencyConflict InvalidAdapter InvalidCommand
-    InvalidFilter InvalidPayload InvalidQueue InvalidSchedule NotDone Performed Queue Recorded
-    ReferenceNotFound Report Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Unique
-    Unknown UnknownChannel Where metadata sqlite
+    Defer Delivered Deliveries DeliveriesError Delivery DeliveryNotFound DeliveryPruned Discard
+    Draft EngineNotConfigured Evidence Explanation IdempotencyConflict InvalidAdapter InvalidCommand
+    InvalidFilter InvalidHook InvalidPayload InvalidPolicy InvalidQueue InvalidSchedule NotDone
+    Performed Proceed Queue Recorded ReferenceNotFound Report Retry SchemaMissing SchemaTooNew
+    Snooze Status Summary Suppress Unique Unknown UnknownChannel Where events metadata policies
+    sqlite
 """
 
 

@@ -18,6 +18,7 @@ from deliveries.cli import (
     reading,
     recurring,
     setup,
+    suppressions,
     writing,
 )
 from deliveries.cli.failures import judge
@@ -82,6 +83,11 @@ def application() -> App:
     for verb in queues.VERBS:
         ops.command(verb, name=verb.__name__.rstrip("_"), help_epilogue="")
     app.command(ops)
+    closed = App(name="suppressions", help="Who must not get anything any more.", help_epilogue="")
+    closed.command(suppressions.add)
+    closed.command(suppressions.remove)
+    closed.command(suppressions.list_, name="list")
+    app.command(closed)
     return app
 
 

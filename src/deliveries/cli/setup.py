@@ -15,6 +15,12 @@ NOTHING_ELSE = Common()
 # the moment of the installation, by the database's clock; on SQLite in microseconds, as `Instant` is
 _NOW = {"sqlite": "CAST(strftime('%s', 'now') AS INTEGER) * 1000000", "postgresql": "now()"}
 
+# 32 bytes that nobody can guess; a UUID of version 4 has 122 random bits
+_RANDOM = {
+    "sqlite": "randomblob(32)",
+    "postgresql": "uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())",
+}
+
 
 def upgrade(*, database: Database = FROM_ENVIRONMENT) -> int:
     """Create the tables, indexes and guards that are missing. Harmless to repeat.
@@ -47,7 +53,7 @@ def statements(dialect: str) -> Iterator[str]:
     from sqlalchemy.schema import CreateIndex, CreateTable
 
     from deliveries.store.ddl import STATEMENTS
-    from deliveries.store.schema import SCHEMA_VERSION, metadata, schema
+    from deliveries.store.schema import SCHEMA_VERSION, metadata, schema, secrets
 
     made = {"sqlite": sqlite, "postgresql": postgresql}[dialect].dialect()
     yield "BEGIN"
@@ -56,6 +62,8 @@ def statements(dialect: str) -> Iterator[str]:
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             yield str(CreateIndex(index).compile(dialect=made)).strip()
     yield from (statement.strip() for statement in STATEMENTS[dialect])
+    key = f"('recipients', {_RANDOM[dialect]})"
+    yield f"INSERT INTO {secrets.name} (name, value) VALUES {key}"  # noqa: S608 - our constants
     row = f"({SCHEMA_VERSION}, {_NOW[dialect]})"
     yield f"INSERT INTO {schema.name} (version, created_at) VALUES {row}"  # noqa: S608 - our constants
     yield "COMMIT"

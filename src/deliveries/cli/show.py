@@ -17,6 +17,7 @@ from deliveries.cli.output import plain, plain_lines
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.stream import Recorded
 from deliveries.queues import Queue
+from deliveries.store.suppressed import Suppression
 
 LISTED = frozenset({"recipient", "payload", "rules", "idempotency_key"})
 """What a list leaves out: it is not in the projection's row, or can be told from it."""
@@ -154,6 +155,17 @@ def wanted(queue: Queue) -> str:
     if queue.fair:
         said.append("tenants take turns")
     return ", ".join(said) or "runs, without limits"
+
+
+def suppressed(found: Sequence[Suppression]) -> Table:
+    """A table with one row per entry; the digest's beginning tells recipients apart."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("digest", "channel", "tenant", "reason", "actor", "since"):
+        table.add_column(name, no_wrap=True)
+    for one in found:
+        said = (one.digest[:16], one.channel or "all", one.tenant, one.reason, one.actor)
+        table.add_row(*(_text(value) for value in said), Text(_time(one.since, seconds=True)))
+    return table
 
 
 def status(of: Status) -> Text:

@@ -66,6 +66,8 @@ class Defer(Command, frozen=True, kw_only=True):
     """A policy says: not before `until`."""
 
     until: datetime
+    actor: str | None = None
+    """The policy's name."""
 
 
 class Cancel(Command, frozen=True, kw_only=True):

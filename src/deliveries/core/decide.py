@@ -55,7 +55,8 @@ def _expire(delivery: Delivery, command: c.Expire) -> e.Event | None:
 
 
 def _defer(delivery: Delivery, command: c.Defer) -> e.Event:
-    return e.Rescheduled(due_at=max(command.until, command.now), cause="deferred", note=_note(command))
+    due_at = max(command.until, command.now)
+    return e.Rescheduled(due_at=due_at, cause="deferred", actor=command.actor, note=_note(command))
 
 
 def _reschedule(delivery: Delivery, command: c.Reschedule) -> e.Event:

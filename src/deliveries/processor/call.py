@@ -57,8 +57,6 @@ class Call:
     """The delivery that is attempted."""
     is_lookup: bool = field(init=False)
     """True where the provider is asked, not called."""
-    is_async: bool = field(init=False)
-    """Whether it must be awaited."""
     entered: bool = False
     withdrawn: bool = False
     """True: not to be entered any more."""
@@ -87,7 +85,11 @@ class Call:
         assert self.stream.delivery is not None
         self.delivery = self.stream.delivery
         self.is_lookup = self.lookups > 0
-        self.is_async = self.registration.asks_async if self.is_lookup else self.registration.is_async
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it must be awaited."""
+        return self.registration.asks_async if self.is_lookup else self.registration.is_async
 
     @property
     def function(self) -> Any:

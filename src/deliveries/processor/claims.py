@@ -24,6 +24,7 @@ from deliveries.processor import ticks
 from deliveries.processor.call import Call
 from deliveries.processor.limits import Limits
 from deliveries.processor.now import Now
+from deliveries.processor.policing import Policing
 from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import put_aside
 from deliveries.registration import Registration
@@ -50,6 +51,8 @@ class Claims:
         self._asked_at = 0.0
         """Before the statement that grants leases: the database's end no earlier than we believe."""
         self._used: Counter[str] = Counter()
+        self.policing: Policing | None = None
+        """Who asks policies before an attempt; None where there are none."""
         # A delivery works in the queue it was scheduled for, wherever its channel works by now.
         self.limits = Limits(store, list(registrations), settings)
         self._asking = [
@@ -70,8 +73,9 @@ class Claims:
 
     def free(self) -> dict[str, int]:
         """Queue -> slots that are free; queues without any left out."""
+        used = self._used if self.policing is None else self._used + self.policing.occupied
         limits = {name: self.limits.slots(name, own) for name, own in self._settings.queues.items()}
-        return {name: limit - self._used[name] for name, limit in limits.items() if limit > self._used[name]}
+        return {name: limit - used[name] for name, limit in limits.items() if limit > used[name]}
 
     # -- attempts ------------------------------------------------------------------------------
 
@@ -94,6 +98,8 @@ class Claims:
                 change = self._decide(connection, one)
                 if change is not None:
                     starts.append((one, change))
+        if self.policing is not None:
+            self.policing.lease(connection, self._asked_at)
         return starts, full
 
     def write(self, change: Change) -> Write:
@@ -122,9 +128,11 @@ class Claims:
             if not self.limits.admits(connection, one):
                 return None
             change = self._decide(connection, one)
+            if self.policing is not None:
+                self.policing.lease(connection, self._asked_at)
             if change is None:
                 return None
-            ids = self._store.backend.append(connection, [self.write(change)], self._store.deciding_now)
+            ids = self._store.append(connection, [self.write(change)])
         return change if id in ids else None
 
     def isolate(self, ids: Iterable[UUID]) -> list[Change]:
@@ -147,6 +155,8 @@ class Claims:
         if problem is None and registration is None:
             problem = f"no adapter is registered for channel {one.delivery.channel!r:.80}"
         elif registration is not None:
+            if self.policing is not None and self.policing.takes(one):
+                return None
             rules = registration.rules(one.delivery)
             try:
                 change = advance(one.stream, c.Start(now=one.now, worker=self._worker, rules=rules))

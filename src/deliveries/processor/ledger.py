@@ -167,7 +167,7 @@ class Ledger:
             self._too_late(connection, call, stream)
         else:
             write = self._write(call, change)
-            if not self._store.backend.append(connection, [write], self._store.deciding_now):
+            if not self._store.append(connection, [write]):
                 put_aside(self._store, connection, [call.delivery.id], OUT_OF_STEP)
                 return None
             self.refer(connection, [write], {call.delivery.id})

@@ -160,7 +160,11 @@ class Limits:
     def _room(self, connection: Connection, wanted: Wanted, slots: int) -> int:
         """How many of `slots` the limits of the whole queue leave."""
         if wanted.total is not None:
-            slots = min(slots, wanted.total - queues.open_attempts(connection, wanted.queue, wanted.total))
+            slots = min(
+                slots,
+                wanted.total
+                - queues.open_attempts(connection, wanted.queue, wanted.total, self._store.now(connection)),
+            )
         if slots > 0 and wanted.rate is not None and wanted.rate_by is None:
             now = self._store.now(connection)
             window = queues.windows(connection, wanted.queue, [_WHOLE])[_WHOLE]

@@ -31,6 +31,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from deliveries.core.events import Attempted
 from deliveries.core.stream import Change
+from deliveries.policies.registered import Policies
 from deliveries.processor import ticks
 from deliveries.processor.call import Call
 from deliveries.processor.claims import Claims
@@ -39,6 +40,7 @@ from deliveries.processor.executor import Executor
 from deliveries.processor.heartbeat import Heartbeat, Presence
 from deliveries.processor.ledger import Ledger, Summary
 from deliveries.processor.now import Now
+from deliveries.processor.policing import Policing
 from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import PAGE, sweep
 from deliveries.processor.wakeup import Listener, Wakeup
@@ -68,6 +70,7 @@ class Processor:
         registrations: Mapping[str, Registration],
         wakeup: Wakeup,
         settings: Settings,
+        policies: Policies | None = None,
         beside: contextlib.AbstractContextManager[object] | None = None,
     ) -> None:
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
@@ -84,6 +87,11 @@ class Processor:
         self._calls: dict[int, Call] = {}
         self._back: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._awake = threading.Event()
+        asked = (policies or Policies()).by_channel(registrations, "attempt")
+        self._policing = Policing(
+            store, asked, dict(registrations), self.worker, settings, self._now, self._wake
+        )
+        self._claims.policing = self._policing if asked else None
         self._thread: threading.Thread | None = None
         self._cutoff: datetime | None = None
         self._stop_at: float | None = None
@@ -140,10 +148,11 @@ class Processor:
             started = False
             try:
                 started = self._launch_started(self._claims.isolate([id]))
+                self._policing.begin()
             except DBAPIError as error:  # it may have started: read before anything is said of it
                 self._trouble(error)
             self._pump(until_idle=True)
-        return started
+        return started or self.summary.attempted > 0
 
     @contextlib.contextmanager
     def _serving(self) -> Iterator[None]:
@@ -163,6 +172,7 @@ class Processor:
             heartbeat.stop()
             watchdog.stop()
             self._executor.close()
+            self._policing.close()
 
     @contextlib.contextmanager
     def _present(self) -> Iterator[None]:
@@ -203,7 +213,8 @@ class Processor:
             if self._stop_at is not None and self._stopped(self._stop_at):
                 return
             barred = self._claims.limits.is_barred
-            if until_idle and not (busy or self._calls or self._ledger or self._failures or barred):
+            ours = self._calls or self._ledger or self._policing
+            if until_idle and not (busy or ours or self._failures or barred):
                 return
             if not (busy or self._ledger.finished):
                 self._wait()
@@ -229,7 +240,7 @@ class Processor:
         wanted = self._wants_claim(monotonic) or (bool(self._ledger.finished) and self._is_claiming)
         if free and not (wanted and self._is_worth_claiming(free)):
             free = {}
-        if free or self._ledger.finished:
+        if free or self._ledger.finished or self._policing.is_ready:
             full = self._exchange(free)
             self._loaded = full if free else self._loaded
         return swept or (self._loaded and self._is_claiming and bool(self._claims.free()))
@@ -244,18 +255,28 @@ class Processor:
             with self._store.transaction() as connection:
                 starts, full = self._claims.claim(connection, free, self._cutoff)
                 ids = [one.id for one, _ in starts]
-                batch = self._ledger.batch(apart=ids)
-                writes = [write for _, write in batch] + [self._claims.write(change) for _, change in starts]
-                now = self._store.deciding_now
-                written = self._store.backend.append(connection, writes, now) if writes else set()
+                answers = self._policing.answers(connection)
+                decided = [change for _, change in (*starts, *answers) if change is not None]
+                batch = self._ledger.batch(apart=[change.after.id for change in decided])
+                writes = [write for _, write in batch] + [self._claims.write(change) for change in decided]
+                written = self._store.append(connection, writes)
                 self._ledger.refer(connection, (write for _, write in batch), written)
         except (IntegrityError, DataError, OverflowError):  # a guard, or a value beyond its column
             self._ledger.doubt()
+            self._policing.forget()
             self._launch_started(self._claims.isolate(ids))
+            self._launch_answered(self._policing.alone(self._claims.write))
             return True
         freed = self._recorded(self._ledger.written(batch, written))
         self._launch_started([change for _, change in starts if change.after.id in written])
+        self._launch_answered(self._policing.settled(answers, written))
         return full or freed
+
+    def _launch_answered(self, changes: list[Change]) -> None:
+        """Call what policies let through, and ask them about what was claimed."""
+        self._launch_started(changes)
+        self._recorded(changes)
+        self._policing.begin()
 
     def _sweep(self) -> bool:
         """Close what nobody reported, and ask lookups that are due; True where a page was full."""
@@ -320,6 +341,7 @@ class Processor:
         for call in self._deadlines.passed():
             call.time_out()
             self._ledger.add(call)
+        self._policing.take_back()
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -348,6 +370,9 @@ class Processor:
         with self._store.reading() as connection:
             return self._store.anything_due(connection, list(free))
 
+    def _wake(self) -> None:
+        self._awake.set()
+
     def _hint(self) -> None:
         self._hinted = True
         self._awake.set()
@@ -359,7 +384,7 @@ class Processor:
         without one the first is written at once.
         """
         monotonic = ticks.monotonic()
-        wake = self._deadlines.next()
+        wake = min(self._deadlines.next(), self._policing.wake_at())
         if self._is_claiming:
             wake = min(wake, self._next_sweep, self._claims.limits.next_look)
             if self._claims.free():  # without a free slot nothing is claimed, whatever is due
@@ -387,6 +412,7 @@ class Processor:
         self._failures += 1
         self._doubt = self._hinted = True
         self._ledger.doubt()
+        self._policing.forget()
         _log.warning("a transaction of the processor failed; trying again: %s", cause(error))
 
     def _resolve_doubt(self) -> None:
@@ -395,10 +421,12 @@ class Processor:
         changes, complete = self._claims.orphans(known)
         for change in changes:
             self.summary.count(change)
+        self._policing.release_orphans()
         self._doubt = not complete
 
     def _stopped(self, stop_at: float) -> bool:
         """Stopping: give back what was not entered; at the end of the grace, abandon the rest."""
+        self._policing.abandon()
         for call in list(self._calls.values()):
             if not call.reported and self._executor.withdraw(call):
                 self._ledger.add(call)

@@ -46,10 +46,7 @@ def sweep(store: Store, page: int = PAGE) -> list[Change]:
                 aside.add(id)
             else:
                 changes += [change] if change is not None else []
-        written: set[UUID] = set()
-        if changes:
-            writes = [store.write_of(change) for change in changes]
-            written = store.backend.append(connection, writes, store.deciding_now)
+        written = store.append(connection, [store.write_of(change) for change in changes])
         put_aside(store, connection, [id for id in ids if id not in written | aside], OUT_OF_STEP)
     return [change for change in changes if change.after.id in written]
 

@@ -22,6 +22,7 @@ from deliveries.store.schema import (
     notes,
     references,
     tombstones,
+    uniques,
 )
 
 
@@ -46,6 +47,7 @@ BESIDE: tuple[Beside, ...] = (
     Beside(notes, emptied=("text", "salt")),
     Beside(facts, emptied=("text", "salt")),
     Beside(references, erased=True),
+    Beside(uniques, erased=True),
     Beside(evidence),
     Beside(events),
     Beside(deliveries, column="id"),

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, insert, inspect, select
 
 from deliveries.errors import SchemaMissing, SchemaTooNew, StoreError
 from deliveries.store.ddl import install
+from deliveries.store.recipients import create_key
 from deliveries.store.schema import SCHEMA_VERSION, metadata, schema
 
 _LOCK = 0x64656C69  # "deli": two processes that upgrade at once do it one after the other
@@ -24,6 +25,7 @@ def upgrade(connection: Connection, now: datetime) -> None:
         return
     metadata.create_all(connection)
     install(connection)
+    create_key(connection)
     connection.execute(insert(schema), {"version": SCHEMA_VERSION, "created_at": now})
 
 

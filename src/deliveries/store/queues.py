@@ -65,11 +65,16 @@ class Wanted(Struct, frozen=True, kw_only=True):
         return self.paused_at is None and self.concurrency is None and not self.is_limited
 
 
-# The partial index of open attempts is small, whatever the table holds, and the LIMIT bounds the rest.
+# The partial indexes of open attempts, and of what policies are asked about, are small, whatever the
+# table holds, and the LIMIT bounds the rest.
 _OPEN = text("""
-SELECT count(*) FROM (SELECT 1 FROM deliveries
-  WHERE status = 'attempting' AND queue = :queue LIMIT :most) AS found
-""")
+SELECT count(*) FROM (
+  SELECT 1 FROM deliveries WHERE status = 'attempting' AND queue = :queue
+  UNION ALL
+  SELECT 1 FROM deliveries WHERE status = 'pending' AND lease_owner IS NOT NULL
+    AND queue = :queue AND lease_until > :now
+  LIMIT :most) AS found
+""").bindparams(bindparam("now", type_=Instant()))
 
 # From tenant to tenant by the index (queue, tenant, ...), without reading what lies between: a tenant
 # with a hundred thousand deliveries costs as much as one with a single one.
@@ -194,12 +199,12 @@ def _wanted(row: Any) -> Wanted:
 # -- what claims must know ---------------------------------------------------------------------
 
 
-def open_attempts(connection: Connection, queue: str, most: int) -> int:
-    """Attempts under way in the queue, anywhere, counted up to `most`.
+def open_attempts(connection: Connection, queue: str, most: int, now: datetime) -> int:
+    """Attempts under way in the queue, anywhere, counted up to `most`; those that policies think about too.
 
     One whose worker died counts until a sweep has closed it.
     """
-    return int(connection.scalar(_OPEN, {"queue": queue, "most": most}) or 0)
+    return int(connection.scalar(_OPEN, {"queue": queue, "most": most, "now": now}) or 0)
 
 
 def circle(connection: Connection, queue: str, after: str, size: int) -> Iterator[list[str]]:

@@ -213,6 +213,7 @@ _partial = {
     "deliveries_due": (("queue", "priority", READY), "status = 'pending'"),
     "deliveries_tenant": (("queue", "tenant", "priority", READY), "status = 'pending'"),
     "deliveries_lease": (("lease_until",), "status = 'attempting'"),
+    "deliveries_asked": (("lease_owner",), "status = 'pending' AND lease_owner IS NOT NULL"),
     "deliveries_lookup": (("lookup_at",), "lookup_at IS NOT NULL"),
     "deliveries_deadline": (("expires_at",), "status = 'pending' AND expires_at IS NOT NULL"),
 }
@@ -367,6 +368,42 @@ positions = Table(
     metadata,
     Column("application", Text, primary_key=True),
     Column("position", _LONG, nullable=False),
+    sqlite_strict=True,
+)
+
+suppressions = Table(
+    "delivery_suppressions",
+    metadata,
+    # nothing is unique: who writes an entry waits for nobody who is writing the same one
+    Column("id", Id, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("reason", Text),
+    Column("actor", Text),
+    Column("since", Instant, nullable=False),
+    sqlite_strict=True,
+)
+Index("delivery_suppressions_digest", suppressions.c.digest, suppressions.c.tenant)
+
+cap_slots = Table(
+    "delivery_cap_slots",
+    metadata,
+    Column("cap", Text, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+    Column("delivery_id", Id, primary_key=True),
+    Column("taken_at", Instant, nullable=False),
+    Column("free_at", Instant, nullable=False),
+    sqlite_strict=True,
+)
+Index("delivery_cap_slots_free", cap_slots.c.free_at)
+Index("delivery_cap_slots_delivery", cap_slots.c.delivery_id)
+
+secrets = Table(
+    "delivery_secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
     sqlite_strict=True,
 )
 

@@ -66,6 +66,8 @@ class Store(Reading):
         self.clock = clock
         self.backend: Backend = BACKENDS[engine.dialect.name]()
         self._clock_decides = clock.authoritative or engine.dialect.name == "sqlite"
+        self.observer: Callable[[Connection, Sequence[Change]], None] | None = None
+        """Told, in the transaction, of every event that was appended; None while nobody wants to know."""
         self._verified = False
 
     # -- transactions and time -----------------------------------------------------------------
@@ -151,12 +153,30 @@ class Store(Reading):
         Raises: ConcurrentSchedule where the isolation level hides who took a key.
         """
         try:
-            return self.backend.schedule(connection, births, self.deciding_now)
+            created = self.backend.schedule(connection, births, self.deciding_now)
         except DBAPIError as error:
             error.hide_parameters = True
             if is_serialization_failure(error):
                 raise ConcurrentSchedule("a concurrent transaction took the same key") from error
             raise
+        if self.observer is not None and created:
+            self.observer(connection, [one.change for one in births if one.change.after.id in created])
+        return created
+
+    def append(self, connection: Connection, writes: Sequence[Write]) -> set[UUID]:
+        """Append events whose stream still is at the version before; returns the ids that were.
+
+        The one way to an event after the first. See `Backend.append`.
+        """
+        if not writes:
+            return set()
+        written = self.backend.append(connection, writes, self.deciding_now)
+        if self.observer is not None and written:
+            firsts: dict[UUID, Change] = {}
+            for change in sorted((write.change for write in writes), key=lambda one: one.after.version):
+                firsts.setdefault(change.after.id, change)  # of several for one delivery the lowest counts
+            self.observer(connection, [change for id, change in firsts.items() if id in written])
+        return written
 
     def by_key(
         self, connection: Connection, keys: Sequence[tuple[str, str]]
@@ -189,7 +209,7 @@ class Store(Reading):
             change = advance(stream, make(self.deciding_now or locked[id]))
             if change is None:
                 return None
-            if not self.backend.append(connection, [self.write_of(change)], self.deciding_now):
+            if not self.append(connection, [self.write_of(change)]):
                 raise ConcurrentChange(f"delivery {id} changed meanwhile, or its row is out of step")
         except DBAPIError as error:
             error.hide_parameters = True

@@ -40,9 +40,13 @@ VERBS = {
     "queues rate": "--per",
     "queues fair": "--off",
     "queues clear": "no pause",
+    "suppressions": "remove",
+    "suppressions add": "--reason",
+    "suppressions remove": "--channel",
+    "suppressions list": "digests",
 }
 
-GROUPS = ("db", "evidence", "queues")
+GROUPS = ("db", "evidence", "queues", "suppressions")
 
 
 @pytest.mark.parametrize("verb", VERBS)
