@@ -32,6 +32,8 @@ from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core.stream import advance, replay
 from deliveries.store.store import Store
+from deliveries.testing.examples import at, report, resolve, start
+from deliveries.testing.lives import DEADLINE, ENDINGS, endings, life
 from support.apps import (
     RunningClock,
     everything,
@@ -42,7 +44,6 @@ from support.apps import (
     statements,
     texts,
 )
-from support.histories import DEADLINE, ENDINGS, at, endings, life, report, resolve, start
 
 Act = Callable[[Deliveries, Connection, UUID], Any]
 ACTS: dict[str, Act] = {
@@ -68,10 +69,10 @@ def lead(app: Deliveries, clock: RunningClock, ending: str) -> UUID:
     """A delivery in the database that has lived up to `ending`."""
     told = life(ending)
     store = Store(app.engine, clock)
-    clock.instant = told.commands[0].now
+    clock.travel(told.commands[0].now)
     id = schedule(app, "email", {"secret": 1}, recipient="ann@example.org", expires_at=DEADLINE).id
     for command in told.commands[1:]:
-        clock.instant = command.now
+        clock.travel(command.now)
         with store.transaction() as connection:
             change = advance(replay(store.history(connection, id)), command)
             assert change is not None
