@@ -23,7 +23,7 @@ def register() -> None:
 
 
 def _makers() -> dict[type[Any], Callable[[type[Any]], Any]]:
-    values = (events.Rules, Note, *events.EVENTS, *commands.Command.__subclasses__())
+    values: list[type[Any]] = [events.Rules, Note, *events.EVENTS, *commands.Command.__subclasses__()]
     kinds = outcomes.Outcome.__subclasses__() + outcomes.Cancel.__subclasses__()
     return {
         Delivery: lambda _: _strategies().deliveries_in(),
