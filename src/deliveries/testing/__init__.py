@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deliveries.testing.clock import VirtualClock as VirtualClock
     from deliveries.testing.contract import AdapterContract as AdapterContract
+    from deliveries.testing.contract import Receiver as Receiver
     from deliveries.testing.idempotency import check_terminal_idempotency as check_terminal_idempotency
     from deliveries.testing.kit import Kit as Kit
     from deliveries.testing.kit import under_test as under_test
@@ -34,6 +35,7 @@ _HOMES = {
     "DeliveryMachine": "machine",
     "Fate": "scripts",
     "Kit": "kit",
+    "Receiver": "contract",
     "Script": "scripts",
     "VirtualClock": "clock",
     "check_terminal_idempotency": "idempotency",

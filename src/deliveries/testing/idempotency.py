@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -48,8 +49,8 @@ def check_terminal_idempotency(app: Deliveries, id: Id) -> None:
 
 def _acts(app: Deliveries, delivery: Delivery) -> Iterator[tuple[str, Callable[[], object]]]:
     """Everything that can be asked, by people, processors and late workers."""
-    yield "perform", lambda: app.perform(delivery.id)
-    yield "a processor's claim", lambda: app.processor({}).perform(delivery.id)
+    yield "perform", partial(app.perform, delivery.id)
+    yield "a processor's claim", partial(app.processor({}).perform, delivery.id)
     verbs: dict[str, Mapping[str, Any]] = {
         "cancel": {"reason": "too late"},
         "suppress": {"reason": "too late"},
@@ -57,9 +58,9 @@ def _acts(app: Deliveries, delivery: Delivery) -> Iterator[tuple[str, Callable[[
         "resolve": {"outcome": o.NotDone()},
     }
     for verb, options in verbs.items():
-        yield verb, lambda verb=verb, options=options: _in_a_transaction(app, verb, delivery.id, **options)
+        yield verb, partial(_in_a_transaction, app, verb, delivery.id, **options)
     for command in _commands(app, delivery):
-        yield f"a late {type(command).__name__}", lambda command=command: _tell(app, delivery.id, command)
+        yield f"a late {type(command).__name__}", partial(_tell, app, delivery.id, command)
 
 
 def _in_a_transaction(app: Deliveries, verb: str, id: UUID, **options: Any) -> None:

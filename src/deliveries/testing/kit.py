@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,17 +12,17 @@ from typing import Any, Final, Literal
 from msgspec.structs import asdict
 from sqlalchemy import Engine, func, select, union_all
 
-from deliveries.app import Bind, Deliveries
+from deliveries.app import Bind, Deliveries, Id
 from deliveries.audit.invariants import Finding
 from deliveries.core.delivery import Delivery
 from deliveries.core.outcomes import Outcome
 from deliveries.processor.ledger import Summary
-from deliveries.processor.wakeup import Wakeup
+from deliveries.scheduling import parse_id
 from deliveries.store.schema import deliveries
-from deliveries.store.store import Store
-from deliveries.testing import direct, scheduled
+from deliveries.testing import direct, performing, scheduled
 from deliveries.testing.clock import VirtualClock
-from deliveries.testing.performing import MAX_CALLS, AdapterCall, Performer, Stage
+from deliveries.testing.moving import moved
+from deliveries.testing.performing import AdapterCall, Stage
 from deliveries.testing.places import OneConnection, Place, place
 from deliveries.testing.proof import broken
 from deliveries.testing.scripts import Fate, Script
@@ -184,6 +183,11 @@ class Kit:
             moment: datetime | None = connection.scalar(statement)
         return moment
 
+    def perform(self, id: Id) -> Summary:
+        """Attempt one delivery now, in this thread, if it is due and nobody else attempts it."""
+        with self._performing:
+            return performing.perform(self.app, self._stage, parse_id(id))
+
     def _moment(self, until: datetime | float | timedelta | None) -> datetime:
         if isinstance(until, datetime):
             return until
@@ -196,11 +200,7 @@ class Kit:
 
     def _perform(self, queues: Mapping[str, int] | None = None) -> Summary:
         with self._performing:
-            performer = Performer(self.app, self._stage, queues)
-            summary = performer.run(until_idle=True)
-        if performer.endless:
-            raise AssertionError(f"more than {MAX_CALLS} calls in one drain: every call owes something new")
-        return summary
+            return performing.drain(self.app, self._stage, queues)
 
     def _committed(self) -> None:
         """A hint: something was scheduled or changed, and its connection is about to be back."""
@@ -277,7 +277,7 @@ def under_test(
     clock = clock or VirtualClock()
     with place(database, clock) as engine:
         app = app or Deliveries(engine, clock=clock)
-        with _moved(app, engine, clock):
+        with moved(app, engine, clock):
             kit = Kit(app, clock)
             app._wakeup.subscribe(kit._committed)
             try:
@@ -285,24 +285,6 @@ def under_test(
                     yield kit
             finally:
                 kit._stage.close()
-
-
-@contextmanager
-def _moved(app: Deliveries, engine: Engine, clock: VirtualClock) -> Iterator[None]:
-    """The app's store, wakeup and log are others meanwhile; what is registered is copied."""
-    kept = dict(vars(app))
-    copied = {name: copy.copy(value) for name, value in kept.items() if isinstance(value, (dict, list, set))}
-    moved = {"_store": Store(engine, clock), "_wakeup": Wakeup(engine), "_event_log": None}
-    vars(app).update(copied | moved)
-    vars(app).pop("event_log_class", None)
-    try:
-        yield
-    finally:
-        if app._event_log is not None:
-            app._event_log.close()
-        app._wakeup.close()
-        vars(app).clear()
-        vars(app).update(kept)
 
 
 def _wanted(channel: str | None, payload: Any, fields: dict[str, Any]) -> dict[str, Any]:

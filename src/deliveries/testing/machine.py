@@ -35,7 +35,6 @@ from deliveries.testing.clock import VirtualClock
 from deliveries.testing.examples import NOW
 from deliveries.testing.idempotency import check_terminal_idempotency
 from deliveries.testing.kit import Kit, under_test
-from deliveries.testing.performing import Performer
 from deliveries.testing.places import Place
 from deliveries.testing.strategies import payloads
 
@@ -150,7 +149,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def perform(self, number: int) -> None:
         """Somebody dispatches one delivery, whatever became of it."""
         delivery = self.pick(number)
-        Performer(self.kit.app, self.kit._stage, {}).perform(delivery.id)
+        self.kit.perform(delivery.id)
 
     @rule(before_call=st.booleans())
     def crash(self, before_call: bool) -> None:

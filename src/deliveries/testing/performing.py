@@ -11,11 +11,12 @@ import asyncio
 import contextvars
 import copy
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -24,8 +25,8 @@ from deliveries.clock import Clock
 from deliveries.core.delivery import Attempt, Delivery
 from deliveries.processor.call import Call
 from deliveries.processor.executor import Executor
+from deliveries.processor.ledger import Summary
 from deliveries.processor.processor import Processor
-from deliveries.processor.settings import DEFAULT_CONCURRENCY, Settings
 
 if TYPE_CHECKING:
     from deliveries.app import Deliveries
@@ -80,7 +81,7 @@ class Loop:
 
 
 class Caller(Executor):
-    """Makes calls one by one, remembers them in `calls`, and lets some die as `crashes` says."""
+    """Makes calls one by one, remembers them on the `stage`, and lets some die as it says."""
 
     def __init__(self, done: Callable[[Call], None], lost: Callable[[Call], None], stage: Stage) -> None:
         super().__init__(done)
@@ -121,6 +122,8 @@ class Stage:
         self.clock, self.loop = clock, Loop()
         self.calls: list[AdapterCall] = []
         """Every call that the kit made, in order."""
+        self.left = MAX_CALLS
+        """Calls until a drain is given up."""
         self.crashes: deque[str] = deque()
         """For the next calls: `before` or `after` the adapter the process dies."""
 
@@ -135,29 +138,37 @@ class Stage:
         self.loop.close()
 
 
-class Performer(Processor):
-    """Performs what is due, in this thread. One use: `run(until_idle=True)`."""
+def perform(app: Deliveries, stage: Stage, id: UUID) -> Summary:
+    """Attempt one delivery now, in this thread, if it is due and free."""
+    processor = _processor(app, stage, {})
+    processor.perform(id)
+    return processor.summary
 
-    def __init__(self, app: Deliveries, stage: Stage, queues: Mapping[str, int] | None = None) -> None:
-        if queues is None:
-            queues = dict.fromkeys((one.queue for one in app.channels.values()), DEFAULT_CONCURRENCY)
-        settings = Settings(queues=queues, linger=0.0)
-        super().__init__(app._store, app._registrations, app._wakeup, settings)
-        self._executor = Caller(self._returned, self._died, stage)
-        self.endless = False
-        """True where the drain was given up after `MAX_CALLS`."""
 
-    def _launch(self, calls: list[Call]) -> None:
-        super()._launch(calls)
-        if self.summary.attempted > MAX_CALLS:
-            self.endless = True
-            self.stop(0)
+def drain(app: Deliveries, stage: Stage, queues: Mapping[str, int] | None) -> Summary:
+    """Perform all that is due now, in this thread. Raises: AssertionError after `MAX_CALLS`."""
+    stage.left = MAX_CALLS
+    summary = _processor(app, stage, queues).run(until_idle=True)
+    if stage.left <= 0:
+        raise AssertionError(f"more than {MAX_CALLS} calls in one drain: every call owes something new")
+    return summary
 
-    def _died(self, call: Call) -> None:
+
+def _processor(app: Deliveries, stage: Stage, queues: Mapping[str, int] | None) -> Processor:
+    """A processor as the application makes it, without threads of its own."""
+    processor = app.processor(queues, linger=0.0)
+
+    def done(call: Call) -> None:
+        processor._returned(call)
+        stage.left -= 1
+        if stage.left <= 0:
+            processor.stop(0)
+
+    def lost(call: Call) -> None:
         call.returned = True
-        self._claims.release(call)
-        del self._calls[id(call)]
+        processor._claims.release(call)
+        del processor._calls[id(call)]
 
-    @contextmanager
-    def _serving(self) -> Iterator[None]:
-        yield
+    processor._executor = Caller(done, lost, stage)
+    vars(processor)["_serving"] = nullcontext  # no heartbeat and no watchdog: time stands still
+    return processor
