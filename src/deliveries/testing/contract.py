@@ -147,7 +147,7 @@ class AdapterContract:
         assert told[first] != told[second], f"two deliveries came with one key: {keys}"
 
     def test_what_nobody_knows_is_not_repeated(self, kit: Kit, owe: Callable[..., Delivery]) -> None:
-        """A process dies after an effect that would hurt twice: the adapter is not called again on a guess."""
+        """A process dies after an effect that would hurt twice: no further call is made on a guess."""
         registration = kit.app.channels[CHANNEL]
         if registration.on_unknown == "retry":
             pytest.skip("a repetition is harmless here, says its registration")

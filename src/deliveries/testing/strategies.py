@@ -23,7 +23,6 @@ from deliveries.core import events as e
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Attempt, Delivery, Status
 from deliveries.core.machine import TERMINAL
-from deliveries.core.notes import Note
 from deliveries.testing.lives import DEADLINE, DETOURS, Life, endings, life
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,10 +59,10 @@ _BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(1, 5),
     float: durations,
     str: texts,
+    bytes: st.binary(min_size=1, max_size=16),
     UUID: st.uuids(),
     datetime: instants,
     o.Outcome: outcomes,
-    Note: st.builds(Note, texts, st.binary(min_size=1, max_size=16)),
 }
 _BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "priority": st.integers(0, 9),
