@@ -36,15 +36,12 @@ def check_terminal_idempotency(app: Deliveries, id: Id) -> None:
     with _watched(app) as called:
         for name, act in _acts(app, delivery):
             act()
+            what = f"{name} on a {delivery.status} delivery"
             if called:
-                raise AssertionError(
-                    f"{name} called the adapter of {called} for a {delivery.status} delivery"
-                )
+                raise AssertionError(f"{what} called the adapter of {', '.join(called)}")
             after = _stands(app, delivery.id)
             if after != before:
-                raise AssertionError(
-                    f"{name} changed a {delivery.status} delivery\n{_differs(before, after)}"
-                )
+                raise AssertionError(f"{what} changed it\n{_differs(before, after)}")
 
 
 def _acts(app: Deliveries, delivery: Delivery) -> Iterator[tuple[str, Callable[[], object]]]:
