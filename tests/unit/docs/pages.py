@@ -13,7 +13,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "guide").glob("*.md")),
+]
 DECISIONS = sorted((ROOT / "docs" / "adr").glob("*.md"))
 EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 EVERYTHING = [*PAGES, *DECISIONS, *EXAMPLES, ROOT / "CHANGELOG.md"]

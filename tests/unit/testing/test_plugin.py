@@ -10,14 +10,14 @@ SHOP = """
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from deliveries import Deliveries
+from deliveries import Delivered, Deliveries
 
 app = Deliveries("sqlite:///production.db")
 
 
 @app.adapter("receipt", max_attempts=3)
 def receipt(delivery, attempt):
-    return {"sent": delivery.recipient}
+    return Delivered({"sent": delivery.recipient})
 
 
 def pay(session, order):
@@ -47,9 +47,7 @@ def user(pytester: pytest.Pytester) -> pytest.Pytester:
     """A user's project: an application, and a conftest that names it."""
     pytester.makepyfile(shop=SHOP)
     pytester.makeconftest(CONFTEST)
-    pytester.makeini(
-        "[pytest]\naddopts = --strict-markers --strict-config -p no:cacheprovider\nfilterwarnings = error"
-    )
+    pytester.makeini("[pytest]\naddopts = --strict-markers -p no:cacheprovider\nfilterwarnings = error")
     return pytester
 
 
@@ -64,7 +62,7 @@ import shop
 
 def test_a_payment_owes_a_receipt(session, assert_scheduled, refute_scheduled, all_scheduled):
     shop.pay(session, 1)
-    refute_scheduled.__self__.refute_scheduled("receipt", {"order": 2}, session=session)
+    refute_scheduled("receipt", {"order": 2}, session=session)
     assert_scheduled("receipt", {"order": 1}, session=session)
     session.commit()
     assert assert_scheduled("receipt", {"order": 1}, recipient="ann@example.org").key == "order:1"
@@ -148,7 +146,7 @@ def drain():
 def test_it(drain, pytestconfig):
     assert drain == "mine"
     assert pytestconfig.pluginmanager.hasplugin("deliveries")
-    assert not [name for name in sys.modules if name.split(".")[0] in ("deliveries", "sqlalchemy", "hypothesis")]
+    assert not {"deliveries", "sqlalchemy", "hypothesis"} & {name.split(".")[0] for name in sys.modules}
 """
     )
     pytester.runpytest_subprocess("-p", "no:xdist", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
