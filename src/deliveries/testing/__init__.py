@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deliveries.testing.machine import DeliveryMachine as DeliveryMachine
     from deliveries.testing.performing import AdapterCall as AdapterCall
     from deliveries.testing.performing import Crash as Crash
+    from deliveries.testing.policy_contract import PolicyContract as PolicyContract
     from deliveries.testing.scripts import Fate as Fate
     from deliveries.testing.scripts import Script as Script
     from deliveries.testing.stories import given as given
@@ -35,6 +36,7 @@ _HOMES = {
     "DeliveryMachine": "machine",
     "Fate": "scripts",
     "Kit": "kit",
+    "PolicyContract": "policy_contract",
     "Receiver": "contract",
     "Script": "scripts",
     "VirtualClock": "clock",

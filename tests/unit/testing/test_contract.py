@@ -114,10 +114,7 @@ BAD = {
     "class": ("lambda delivery, attempt: Retry", "test_what_it_says_is_an_outcome"),
     "not_done": ("lambda delivery, attempt: NotDone()", "test_what_it_says_is_an_outcome"),
     "failing": ("lambda delivery, attempt: Retry('always')", "test_it_delivers"),
-    "mutating": (
-        "lambda delivery, attempt: delivery.payload['lines'].append(3)",
-        "test_it_leaves_the_payload_alone",
-    ),
+    "mutating": ("mutate", "test_it_leaves_the_payload_alone"),
     "key_by_attempt": (
         "lambda delivery, attempt: receiver.send(f'{delivery.id}:{attempt.number}', 0.1)",
         "test_a_repetition_has_the_same_key",
@@ -135,6 +132,10 @@ class TestBad(Contract):
     @pytest.fixture
     def adapter(self, receiver):
         busy = threading.Lock()
+
+        def mutate(delivery, attempt):
+            receiver.send(delivery.idempotency_key, 0.1)
+            delivery.payload["lines"].append(3)
 
         def swallow(delivery, attempt):
             try:
@@ -157,8 +158,11 @@ class TestBad(Contract):
         def alone(delivery, attempt):
             if not busy.acquire(blocking=False):
                 raise RuntimeError("not reentrant")
-            threading.Event().wait(0.1)
-            busy.release()
+            try:
+                threading.Event().wait(0.05)
+                receiver.send(delivery.idempotency_key, 0.1)
+            finally:
+                busy.release()
 
         return {adapter}
 """
