@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from deliveries.store.store import Store
     from support.databases import Server
 
-pytest.register_assert_rewrite("support.given")
-
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("thorough", max_examples=2_000, deadline=None)

@@ -26,8 +26,9 @@ from deliveries.core import commands as c
 from deliveries.store.schema import deliveries as rows
 from deliveries.store.schema import events
 from deliveries.store.store import Store
+from deliveries.testing.examples import NOW, at
+from deliveries.testing.lives import ENDINGS
 from support.apps import Apps, Gate, RunningClock, everything, kinds, last, schedule, texts
-from support.histories import ENDINGS, NOW, at
 from support.lives import lead
 
 SAID: dict[str, Any] = {"actor": "ops:ann", "reason": "the provider is down"}
@@ -98,7 +99,7 @@ def test_every_standing(timed: Deliveries, clock: RunningClock, verb: str) -> No
     """Each moves only what the act on one delivery moves; the rest is told by its status."""
     timed.adapter("email")(lambda delivery, attempt: None)
     ids = {ending: lead(timed, clock, ending) for ending in ENDINGS}
-    clock.instant = NOW
+    clock.travel(NOW)
     before = {ending: kinds(timed, id) for ending, id in ids.items()}
     report = act(timed, verb, {"channel": "email"}, batch=4)
     left: Counter[str] = Counter()

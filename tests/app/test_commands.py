@@ -31,6 +31,8 @@ from deliveries import (
 from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.store.store import Store
+from deliveries.testing.examples import at, report, resolve, start
+from deliveries.testing.lives import DEADLINE, ENDINGS, endings
 from support.apps import (
     RunningClock,
     everything,
@@ -41,7 +43,6 @@ from support.apps import (
     statements,
     texts,
 )
-from support.histories import DEADLINE, ENDINGS, at, endings, report, resolve, start
 from support.lives import lead
 
 Act = Callable[[Deliveries, Connection, UUID], Any]

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, inspect, make_url, select, text
+from support.proof import broken
 
 from deliveries import (
     Cancel,
@@ -25,10 +26,10 @@ from deliveries import (
     Suppress,
 )
 from deliveries.store.schema import contents, events, evidence, facts, metadata, notes, references
+from deliveries.testing.examples import NOW, at
+from deliveries.testing.lives import ENDINGS
 from support.apps import Apps, Gate, RunningClock, eventually, everything, kinds, last, schedule
-from support.histories import ENDINGS, NOW, at
 from support.lives import lead
-from support.proof import broken
 
 ANN = "ann@example.org"
 SECRETS = (ANN, "4111-1111", "Oscar", "Error-Text", "Receipt-Text", "Reason-Text", "Bounce-Text")

@@ -28,8 +28,9 @@ from deliveries import (
 from deliveries.core.outcomes import reference_of
 from deliveries.feedback import MAX_PIECES
 from deliveries.store.schema import references
+from deliveries.testing.examples import NOW, at
+from deliveries.testing.lives import ENDINGS
 from support.apps import RunningClock, eventually, everything, kinds, row, schedule, statements
-from support.histories import ENDINGS, NOW, at
 from support.lives import lead
 
 BOUNCE: dict[str, Any] = {"fact": {"code": 550, "to": "ann@example.org"}, "at": at(60)}
@@ -308,7 +309,7 @@ def test_explain_shows_it(timed: Deliveries) -> None:
 
 def test_a_piece_says_when_it_was_recorded(timed: Deliveries, clock: RunningClock) -> None:
     id = sent(timed)
-    clock.instant = datetime(2024, 2, 1, tzinfo=UTC)
+    clock.travel(datetime(2024, 2, 1, tzinfo=UTC))
     report(timed, id=id, at=at(60))
     (piece,) = timed.evidence(id)
     assert piece.recorded_at.date() == datetime(2024, 2, 1, tzinfo=UTC).date()

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from deliveries import Deliveries, InvalidSchedule, UnknownChannel
 from deliveries.errors import CallerError
+from deliveries.testing.examples import NOW, at
 from support.apps import RunningClock, eventually, schedule
-from support.histories import NOW, at
 
 BERLIN = ZoneInfo("Europe/Berlin")
 TEN_YEARS = timedelta(days=3_653)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import event, select, text
+from support.proof import broken
 
 from deliveries import (
     Delivered,
@@ -29,10 +30,9 @@ from deliveries.errors import CallerError
 from deliveries.retention import Export, Pruning
 from deliveries.store.beside import BESIDE
 from deliveries.store.schema import deliveries, events, tombstones
+from deliveries.testing.lives import ENDINGS, endings
 from support.apps import Apps, RunningClock, everything, schedule
-from support.histories import ENDINGS, endings
 from support.lives import lead
-from support.proof import broken
 
 HOUR = 3_600.0
 TERMINAL = (Status.SUCCEEDED, Status.SUPPRESSED, Status.CANCELLED, Status.EXHAUSTED)
@@ -123,7 +123,7 @@ def test_a_filter_narrows_it(timed: Deliveries, clock: RunningClock) -> None:
     assert timed.prune(0, where={"tenant": "a"}).matched == 0
     past = timed.get(theirs).scheduled_at
     assert timed.prune(0, where={"ended_before": past}).matched == 0
-    assert timed.prune(0, where={"ended_before": clock.instant + timedelta(days=9)}).matched == 1
+    assert timed.prune(0, where={"ended_before": clock.now() + timedelta(days=9)}).matched == 1
 
 
 def test_a_dry_run_tells_the_same_and_writes_nothing(

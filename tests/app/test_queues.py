@@ -57,7 +57,7 @@ def test_everything_that_can_be_said(mail: Deliveries, clock: RunningClock) -> N
     assert (read.rate, read.per, read.by) == (9, 60.0, "tenant")
     assert (read.actor, read.reason) == ("ann", "a deal")
     assert read.paused_at is not None
-    assert read.paused_at < read.changed_at <= clock.instant
+    assert read.paused_at < read.changed_at <= clock.now()
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,9 @@ from deliveries import (
 from deliveries.core import events as e
 from deliveries.store.failures import is_serialization_failure
 from deliveries.store.schema import contents
+from deliveries.testing.examples import NOW, at
+from deliveries.testing.lives import ENDINGS, endings
 from support.apps import Apps, Calls, Gate, RunningClock, everything, history, kinds, row, schedule
-from support.histories import ENDINGS, NOW, at, endings
 from support.lives import lead
 
 SAID: dict[str, Any] = {"actor": "ops:ann", "reason": "the provider is back"}
@@ -160,7 +161,7 @@ def test_when_it_is_due(timed: Deliveries, clock: RunningClock) -> None:
     assert redrive(timed, later, due_at=at(7_200), expires_at=at(9_000)).due_at == at(7_200)
     due = redrive(timed, delayed, delay=timedelta(hours=1)).due_at
     assert due is not None
-    assert abs(due - clock.instant - timedelta(hours=1)) < timedelta(seconds=1)
+    assert abs(due - clock.now() - timedelta(hours=1)) < timedelta(seconds=1)
     made = redrive(timed, at_once)
     assert timed.find(id=made.id)[0].due_at is not None
     assert timed.drain().attempted == 1
@@ -378,7 +379,7 @@ def test_what_is_refused_before_any_sql(nowhere: Deliveries, options: dict[str, 
 def test_many_by_filter_and_time(timed: Deliveries, clock: RunningClock) -> None:
     early = [exhausted(timed) for _ in range(3)]
     clock.advance(3_600)
-    after = clock.instant
+    after = clock.now()
     late = [exhausted(timed) for _ in range(5)]
     before = everything(timed)
     where = {"status": "exhausted", "ended_after": after}

@@ -10,8 +10,8 @@ import pytest
 
 from deliveries import Deliveries, InvalidFilter, Where
 from deliveries.store.schema import deliveries as rows
+from deliveries.testing.examples import NOW, at
 from support.apps import Apps, RunningClock, schedule
-from support.histories import NOW, at
 
 HOUR = timedelta(hours=1)
 

@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from deliveries import Backoff, Deliveries, Delivery
 from deliveries.audit.invariants import Called
+from deliveries.testing.proof import broken
 from support.apps import Calls, eventually, evidence, kinds
 from support.databases import Server
-from support.proof import broken
 from support.proxy import Commit, Cut, Proxy, let_pass, on
 
 CUTS = list(Cut)

@@ -14,7 +14,7 @@ from chaos.shop import orders
 from deliveries import Deliveries, Status
 from deliveries.audit.invariants import Called, Finding
 from deliveries.store.schema import deliveries, events
-from support.proof import broken
+from deliveries.testing.proof import broken
 
 CLOCK_SKEW = timedelta(seconds=0.5)
 """So far a processor's idea of the time may be behind; far less than a lease."""

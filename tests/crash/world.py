@@ -24,7 +24,7 @@ from deliveries.audit.invariants import Called
 from deliveries.core import events as e
 from deliveries.core.stream import Recorded
 from deliveries.store.schema import deliveries, events
-from support.proof import broken
+from deliveries.testing.proof import broken
 
 
 def until(condition: Callable[[], object], patience: float = PATIENCE) -> bool:

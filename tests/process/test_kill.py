@@ -14,9 +14,9 @@ from sqlalchemy import select
 from deliveries import Delivered, Deliveries, Delivery, Status
 from deliveries.audit.invariants import n3_a_late_word_changes_nothing
 from deliveries.store.schema import deliveries, evidence
+from deliveries.testing.proof import broken
 from support.kill_app import LEASE, QUEUES, SETTINGS, application
 from support.kill_process import WorkerProcess, until
-from support.proof import broken
 from support.receiver import Receiver, Reply
 
 

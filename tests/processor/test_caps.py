@@ -17,8 +17,8 @@ from deliveries import Backoff, Deliveries, InvalidPolicy, Retry, Status, polici
 from deliveries.policies.registered import Present
 from deliveries.store import slots
 from deliveries.store.schema import cap_slots
+from deliveries.testing.examples import NOW, at
 from support.apps import Apps, RunningClock, everything, kinds, last, schedule, texts
-from support.histories import NOW, at
 
 HOUR = timedelta(hours=1)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deliveries import Deliveries, Draft, Status
+from deliveries.testing.examples import at
 from support.apps import (
     Apps,
     Calls,
@@ -19,7 +20,6 @@ from support.apps import (
     schedule,
     stopped,
 )
-from support.histories import at
 
 
 class Meter:

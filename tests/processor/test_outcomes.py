@@ -24,6 +24,7 @@ from deliveries import (
 from deliveries import Delivered as Done
 from deliveries.core import events as e
 from deliveries.core.outcomes import Outcome
+from deliveries.testing.examples import at
 from support.apps import (
     Apps,
     Calls,
@@ -36,7 +37,6 @@ from support.apps import (
     schedule,
     texts,
 )
-from support.histories import at
 
 WAYS = ("sync", "async", "sync raises", "async raises")
 

@@ -18,8 +18,8 @@ from deliveries import (
     Unknown,
     UnknownChannel,
 )
+from deliveries.testing.examples import at
 from support.apps import Apps, Calls, RunningClock, assert_called_once_each, kinds, schedule
-from support.histories import at
 
 
 def test_done(timed: Deliveries, calls: Calls) -> None:

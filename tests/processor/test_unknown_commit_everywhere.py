@@ -35,6 +35,7 @@ from deliveries import (
 )
 from deliveries.core import events as e
 from deliveries.store.schema import deliveries, workers
+from deliveries.testing.examples import NOW
 from support.apps import (
     Apps,
     Calls,
@@ -293,7 +294,7 @@ def test_the_sweep_of_deadlines(
     timed: Deliveries, clock: RunningClock, calls: Calls, done: bool, times: int
 ) -> None:
     timed.adapter("email")(calls(lambda delivery, attempt: None))
-    id = schedule(timed, delay=100, expires_at=clock.instant.replace(year=clock.instant.year + 1)).id
+    id = schedule(timed, delay=100, expires_at=NOW.replace(year=NOW.year + 1)).id
     clock.advance(366 * 86_400)
     fault = Fault(timed.engine, "Exhausted", done=done, times=times)
     drain_all(timed)

@@ -21,8 +21,8 @@ from deliveries import (
     Unknown,
 )
 from deliveries.core import events as e
+from deliveries.testing.examples import at
 from support.apps import Calls, RunningClock, assert_called_once_each, history, kinds, last, row, schedule
-from support.histories import at
 
 MINUTE = Backoff.schedule([60])
 

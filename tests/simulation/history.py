@@ -21,9 +21,9 @@ from deliveries.core import events as e
 from deliveries.core.stream import Recorded
 from deliveries.store.reading import Reading
 from deliveries.store.schema import deliveries
+from deliveries.testing.proof import verdict
 from simulation.ground import Ground
 from simulation.world import CALM, DISTURBED, World
-from support.proof import verdict
 
 STRIDE = 5.0
 """Seconds between two looks at all rows."""

@@ -23,8 +23,8 @@ from deliveries.processor.call import Call
 from deliveries.processor.sweep import sweep
 from deliveries.store.reading import Reading
 from deliveries.store.schema import deliveries, evidence
+from deliveries.testing.proof import verdict
 from property.store.workers import LEASE, Worker, World, says
-from support.proof import verdict
 
 Step = tuple[str, int, int]
 """What happens, to which processor, and to which attempt's call (0 where to none)."""

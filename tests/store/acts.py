@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,22 +15,17 @@ from deliveries.core.stream import START, Change, Recorded, Stream, advance, rep
 from deliveries.store.rows import Birth, Contents, Write, delivery_of
 from deliveries.store.schema import deliveries
 from deliveries.store.store import Store
-from support.histories import NOW, scheduled, start
+from deliveries.testing.clock import VirtualClock
+from deliveries.testing.examples import NOW, scheduled, start
 
 
-class StoppedClock:
-    """A clock of authority that moves when it is told to."""
-
-    authoritative = True
+class StoppedClock(VirtualClock):
+    """Starts at `NOW`."""
 
     def __init__(self, instant: datetime = NOW) -> None:
-        self.instant = instant
+        super().__init__(instant)
 
-    def now(self) -> datetime:
-        return self.instant
-
-    def pass_by(self, seconds: float) -> None:
-        self.instant += timedelta(seconds=seconds)
+    pass_by = VirtualClock.advance
 
 
 class WrongClock:

@@ -15,8 +15,8 @@ from deliveries.core.codec import GENESIS, digest
 from deliveries.core.stream import advance
 from deliveries.store.rows import Write
 from deliveries.store.schema import events, notes
+from deliveries.testing.examples import NOTE, NOW, at, report, resolve, rules, start
 from store.acts import Acts, StoppedClock, birth
-from support.histories import NOTE, NOW, at, report, resolve, rules, start
 
 
 def as_it_is(acts: Acts, id: UUID) -> tuple[Any, ...]:

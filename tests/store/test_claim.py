@@ -14,8 +14,9 @@ from sqlalchemy import Engine
 from deliveries.core.codec import instant
 from deliveries.core.delivery import Status
 from deliveries.store.store import Store
+from deliveries.testing.examples import NOW, at
+from deliveries.testing.lives import ENDINGS, life
 from store.acts import Acts, StoppedClock, WrongClock, birth
-from support.histories import ENDINGS, NOW, at, life
 
 HOUR = timedelta(hours=1)
 

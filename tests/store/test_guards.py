@@ -17,8 +17,8 @@ from deliveries.core.codec import REGISTERED
 from deliveries.core.machine import TERMINAL_EVENTS
 from deliveries.store.schema import events
 from deliveries.store.store import Store
+from deliveries.testing.examples import report
 from store.acts import Acts, StoppedClock, event_row
-from support.histories import report
 
 ENDS = sorted(kind.__name__ for kind in TERMINAL_EVENTS)
 

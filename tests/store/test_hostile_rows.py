@@ -35,9 +35,9 @@ from deliveries.core.stream import START, Change, advance
 from deliveries.errors import UnreadableEvent
 from deliveries.store.rows import Birth, Contents, Write
 from deliveries.store.schema import contents, deliveries, events, notes
+from deliveries.testing.examples import NOW, attempted, failed, held, scheduled, start
 from support import hostile
 from support.apps import RunningClock, assert_sound_stream, eventually, everything, stopped
-from support.histories import NOW, attempted, failed, held, scheduled, start
 from support.hostile import LIVES, OF_ALL, Row, Subject, plant, told, unguarded, wrong
 
 LEASE = 60.0

@@ -13,8 +13,9 @@ from deliveries.core import commands as c
 from deliveries.core import outcomes as o
 from deliveries.store.rows import Claimed
 from deliveries.store.store import Store
+from deliveries.testing.examples import NOW, at, report
+from deliveries.testing.lives import DEADLINE
 from store.acts import Acts, StoppedClock, WrongClock
-from support.histories import DEADLINE, NOW, at, report
 
 # -- renewing ----------------------------------------------------------------------------------
 
@@ -117,9 +118,9 @@ def test_a_deadline_that_has_passed_is_found_while_pending(acts: Acts, clock: St
     acts.attempt(running, seconds=1e6)
     acts.attempt(held, on_unknown="hold")
     acts.do(held, report(1, o.Unknown()))
-    clock.instant = DEADLINE - timedelta(microseconds=1)
+    clock.travel(DEADLINE - timedelta(microseconds=1))
     assert expired(acts) == []
-    clock.instant = DEADLINE
+    clock.travel(DEADLINE)
     assert expired(acts) == [pending]
 
 

@@ -20,8 +20,8 @@ from deliveries.core.events import Attempted, Scheduled, Succeeded
 from deliveries.errors import CorruptHistory, UnreadableEvent
 from deliveries.store.log import DeliveryEvent, DeliveryLog, UnreadableDeliveryEvent, log_class
 from deliveries.store.schema import events
+from deliveries.testing.examples import NOW, report
 from store.acts import Acts, event_row
-from support.histories import NOW, report
 
 STRAY = {
     "CIPHER_KEY": "c3RyYXkgc3RyYXkgc3RyYXkgc3RyYXk=",

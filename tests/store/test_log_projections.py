@@ -15,8 +15,8 @@ from sqlalchemy import insert
 from deliveries.core import outcomes as o
 from deliveries.store.log import DeliveryEvent, UnreadableDeliveryEvent, log_class
 from deliveries.store.schema import events
+from deliveries.testing.examples import report
 from store.acts import Acts, event_row
-from support.histories import report
 
 
 class Counts(POPOTrackingRecorder):

@@ -17,8 +17,8 @@ from msgspec import structs
 
 from deliveries.audit.invariants import findings
 from deliveries.core.delivery import Delivery
+from deliveries.testing.lives import DETOURS, ENDINGS, Life, life
 from store.acts import Acts
-from support.histories import DETOURS, ENDINGS, Life, life
 
 FIXTURE_IS_SHARED = [HealthCheck.function_scoped_fixture]  # each example has a delivery of its own
 

@@ -17,8 +17,8 @@ from deliveries.store.ddl import install
 from deliveries.store.recorder import DeliveryRecorder
 from deliveries.store.schema import SCHEMA_VERSION, deliveries, events, metadata, schema
 from deliveries.store.store import Store
+from deliveries.testing.examples import NOW
 from store.acts import Acts, StoppedClock, event_row
-from support.histories import NOW
 
 AT_ONCE = 8
 

@@ -22,11 +22,11 @@ from deliveries import Backoff, Delivered, Deliveries, Delivery, Draft, Status
 from deliveries.audit.invariants import Called
 from deliveries.errors import StoreError
 from deliveries.store.store import Store
+from deliveries.testing.proof import broken
 from store.acts import Acts, StoppedClock
 from support.apps import Apps, Calls, eventually, everything, kinds
 from support.kill_app import QUEUES, SETTINGS, application
 from support.kill_process import WorkerProcess
-from support.proof import broken
 from support.receiver import Receiver, Reply
 
 BIG = "x" * 60_000

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from deliveries.core import outcomes as o
 from deliveries.store.beside import BESIDE, KEPT, bury
 from deliveries.store.schema import deliveries, events, evidence, metadata, tombstones
+from deliveries.testing.examples import NOW, report
 from store.acts import Acts, event_row
-from support.histories import NOW, report
 
 
 def ended(acts: Acts) -> UUID:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -24,43 +24,26 @@ from deliveries.core import events as e
 from deliveries.processor.processor import Processor
 from deliveries.store.schema import deliveries, metadata
 from deliveries.store.store import Store
+from deliveries.testing.clock import VirtualClock
+from deliveries.testing.examples import NOW
+from deliveries.testing.proof import broken, verdict
 from support.databases import Server
-from support.histories import NOW
-from support.proof import broken, verdict
 
 T = TypeVar("T")
 
 
-class ManualClock:
-    """A clock of authority, on both databases, that stands still until it is moved."""
+class ManualClock(VirtualClock):
+    """Starts at `NOW`."""
 
-    authoritative = True
-
-    def __init__(self, start: datetime = NOW) -> None:
-        self.instant = start
-
-    def now(self) -> datetime:
-        return self.instant
-
-    def advance(self, seconds: float) -> None:
-        self.instant += timedelta(seconds=seconds)
+    def __init__(self, start: datetime = NOW, tick: float = 0.0) -> None:
+        super().__init__(start, tick=tick)
 
 
 class RunningClock(ManualClock):
-    """As the manual clock, but each look takes a microsecond, as it does for every real clock."""
+    """Each look takes a microsecond, as it does for every real clock."""
 
     def __init__(self, start: datetime = NOW) -> None:
-        super().__init__(start)
-        self._lock = threading.Lock()
-
-    def now(self) -> datetime:
-        with self._lock:
-            self.instant += timedelta(microseconds=1)
-            return self.instant
-
-    def advance(self, seconds: float) -> None:
-        with self._lock:
-            super().advance(seconds)
+        super().__init__(start, tick=0.000_001)
 
 
 class Calls:

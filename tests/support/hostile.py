@@ -45,8 +45,8 @@ from deliveries.core.stream import replay
 from deliveries.errors import DeliveriesError
 from deliveries.store import ddl
 from deliveries.store.store import Store
+from deliveries.testing.examples import report
 from support.apps import ManualClock
-from support.histories import report
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "hostile"
 

@@ -8,19 +8,19 @@ from uuid import UUID
 from deliveries import Deliveries
 from deliveries.core.stream import advance, replay
 from deliveries.store.store import Store
+from deliveries.testing.lives import DEADLINE, ENDINGS, life
 from support.apps import RunningClock, schedule
-from support.histories import DEADLINE, ENDINGS, life
 
 
 def lead(app: Deliveries, clock: RunningClock, ending: str, **options: Any) -> UUID:
     """A delivery in the database that has lived up to `ending`."""
     told = life(ending)
     store = Store(app.engine, clock)
-    clock.instant = told.commands[0].now
+    clock.travel(told.commands[0].now)
     given = {"recipient": "ann@example.org", "expires_at": DEADLINE} | options
     id = schedule(app, "email", {"secret": 1}, **given).id
     for command in told.commands[1:]:
-        clock.instant = command.now
+        clock.travel(command.now)
         with store.transaction() as connection:
             change = advance(replay(store.history(connection, id)), command)
             assert change is not None

@@ -9,7 +9,7 @@ from uuid import UUID
 from deliveries.core import codec
 from deliveries.core import events as e
 from deliveries.core.stream import Recorded
-from support.histories import ID, at
+from deliveries.testing.examples import ID, at
 
 
 def record(*told: e.Event, times: Sequence[datetime] = (), id: UUID = ID) -> list[Recorded]:

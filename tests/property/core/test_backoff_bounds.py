@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deliveries.core.backoff import MAX_DELAY, Backoff, jitter
 from deliveries.core.outcomes import Retry, Snooze, seconds
-from support.histories import NOW
+from deliveries.testing.examples import NOW
 
 durations = st.one_of(
     st.floats(0, allow_infinity=False),

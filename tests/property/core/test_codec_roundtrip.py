@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from deliveries.core import codec
 from deliveries.core import events as e
 from deliveries.errors import UnreadableEvent
-from support.histories import EVENT_KINDS, NOW, instants, structs_of
+from deliveries.testing.examples import NOW
+from deliveries.testing.strategies import EVENT_KINDS, instants, structs_of
 
 any_event = st.one_of(*map(structs_of, EVENT_KINDS))
 names = st.sampled_from(sorted(codec.REGISTERED))

@@ -16,7 +16,8 @@ from deliveries.core import codec
 from deliveries.core.backoff import Backoff, jitter
 from deliveries.core.machine import fold
 from deliveries.core.stream import START, advance, replay
-from support.histories import DETOURS, ENDINGS, Life, life, lives, rambles
+from deliveries.testing.lives import DETOURS, ENDINGS, Life, life
+from deliveries.testing.strategies import lives, rambles
 
 TESTS = Path(__file__).parents[2]
 

@@ -11,7 +11,8 @@ from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core.delivery import Status
 from deliveries.core.machine import TERMINAL
-from support.histories import COMMAND_KINDS, DETOURS, ENDINGS, EVENT_KINDS, Life, life, lives, rambles
+from deliveries.testing.lives import DETOURS, ENDINGS, Life, life
+from deliveries.testing.strategies import COMMAND_KINDS, EVENT_KINDS, lives, rambles
 
 counting = settings(
     max_examples=400,

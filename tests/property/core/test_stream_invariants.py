@@ -10,7 +10,8 @@ from deliveries.core import events as e
 from deliveries.core.delivery import Status
 from deliveries.core.machine import fold
 from deliveries.core.stream import START, advance
-from support.histories import Life, lives, rambles
+from deliveries.testing.lives import Life
+from deliveries.testing.strategies import lives, rambles
 
 
 @given(lives())

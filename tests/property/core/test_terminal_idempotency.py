@@ -15,17 +15,8 @@ from deliveries.core.decide import decide
 from deliveries.core.delivery import Status
 from deliveries.core.machine import TERMINAL, evolve, fold
 from deliveries.errors import CorruptHistory
-from support.histories import (
-    COMMAND_KINDS,
-    ENDINGS,
-    EVENT_KINDS,
-    Life,
-    asked_of,
-    fitting,
-    life,
-    lives,
-    structs_of,
-)
+from deliveries.testing.lives import ENDINGS, Life, life
+from deliveries.testing.strategies import COMMAND_KINDS, EVENT_KINDS, asked_of, fitting, lives, structs_of
 
 ENDS = [status for status in Status if status in TERMINAL]
 

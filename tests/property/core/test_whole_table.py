@@ -17,16 +17,9 @@ from deliveries.core.decide import decide
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.machine import TERMINAL, evolve
 from deliveries.errors import CorruptHistory
-from support.histories import (
-    COMMAND_KINDS,
-    EVENT_KINDS,
-    TABLE,
-    Life,
-    asked_of,
-    fitting,
-    lives,
-    structs_of,
-)
+from deliveries.testing.lives import Life
+from deliveries.testing.strategies import COMMAND_KINDS, EVENT_KINDS, asked_of, fitting, lives, structs_of
+from support.table import TABLE
 
 STATES: tuple[Status | None, ...] = (None, *Status)
 AFTER_A_CANCEL = (e.Succeeded, e.Cancelled)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deliveries.core.window import CELLS, HORIZON_SECONDS, Rate, Window
-from support.histories import NOW
+from deliveries.testing.examples import NOW
 
 rates = st.builds(
     Rate, st.integers(1, 40), st.sampled_from([0.001, 0.5, 1.0, 60.0, 3_600.0]) | st.floats(0.001, 100.0)

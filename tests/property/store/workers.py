@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
 from deliveries.store.backend import Backend
 from deliveries.store.store import Store
+from deliveries.testing.clock import VirtualClock
 from property.store.model import AFTER, CHANNELS, SNOOZE, STEP
 
 LEASE = 10.0
@@ -52,19 +53,13 @@ OUTCOMES: dict[str, Any] = {
 }
 
 
-class Clock:
-    """It decides on both databases, and moves when it is told to."""
-
-    authoritative = True
+class Clock(VirtualClock):
+    """Starts at noon."""
 
     def __init__(self) -> None:
-        self.instant = NOON
+        super().__init__(NOON)
 
-    def now(self) -> datetime:
-        return self.instant
-
-    def pass_by(self, seconds: float) -> None:
-        self.instant += timedelta(seconds=seconds)
+    pass_by = VirtualClock.advance
 
 
 class Lost(Exception):

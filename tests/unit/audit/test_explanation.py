@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from deliveries.audit.explain import explain
-from support.histories import NOW, at, scheduled
+from deliveries.testing.examples import NOW, at, scheduled
 from support.records import record
 
 

@@ -20,7 +20,7 @@ from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core.machine import fold
 from deliveries.core.stream import Recorded
-from support.histories import (
+from deliveries.testing.examples import (
     ID,
     NOW,
     at,
@@ -29,10 +29,10 @@ from support.histories import (
     crashed,
     failed,
     held,
-    life,
     scheduled,
     snoozed,
 )
+from deliveries.testing.lives import life
 from support.records import record
 
 OTHER = UUID("018cc4f5-7a00-7000-8000-0000000000ff")

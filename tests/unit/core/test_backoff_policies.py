@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from deliveries.core.backoff import MAX_DELAY, Backoff, jitter
-from support.histories import ID
+from deliveries.testing.examples import ID
 
 
 def waits(backoff: Backoff, count: int, jitter: float = 1.0) -> list[float]:

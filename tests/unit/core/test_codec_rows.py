@@ -13,7 +13,7 @@ from msgspec import structs
 from deliveries.core import codec
 from deliveries.core import events as e
 from deliveries.errors import CorruptHistory, UnreadableEvent
-from support.histories import (
+from deliveries.testing.examples import (
     ID,
     NOW,
     at,

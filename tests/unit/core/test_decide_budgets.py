@@ -7,8 +7,7 @@ import pytest
 from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core import outcomes as o
-from support.given import Given, given
-from support.histories import (
+from deliveries.testing.examples import (
     NOTE,
     NOW,
     at,
@@ -21,6 +20,7 @@ from support.histories import (
     snoozed,
     start,
 )
+from deliveries.testing.stories import Given, given
 
 
 def interrupt(attempt: int) -> c.Interrupt:

@@ -7,8 +7,7 @@ import pytest
 from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core import outcomes as o
-from support.given import Given, given
-from support.histories import (
+from deliveries.testing.examples import (
     NOTE,
     NOW,
     at,
@@ -20,6 +19,7 @@ from support.histories import (
     scheduled,
     start,
 )
+from deliveries.testing.stories import Given, given
 
 
 def cancelling(cause: str = "operator", **limits: object) -> Given:

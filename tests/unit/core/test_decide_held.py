@@ -8,8 +8,7 @@ from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core import outcomes as o
 from deliveries.core.commands import Command
-from support.given import Given, given
-from support.histories import (
+from deliveries.testing.examples import (
     NOTE,
     NOW,
     at,
@@ -23,6 +22,7 @@ from support.histories import (
     scheduled,
     start,
 )
+from deliveries.testing.stories import Given, given
 
 PLENTY = {"max_attempts": 9, "max_interruptions": 9, "on_unknown": "hold"}
 BOTH = pytest.mark.parametrize("by", ["lookup", "operator"])

@@ -8,8 +8,7 @@ from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Status
-from support.given import given
-from support.histories import (
+from deliveries.testing.examples import (
     NOTE,
     NOW,
     at,
@@ -22,6 +21,7 @@ from support.histories import (
     scheduled,
     start,
 )
+from deliveries.testing.stories import given
 
 
 def test_scheduling_writes_the_debt_down() -> None:

@@ -9,8 +9,8 @@ import pytest
 from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core import outcomes as o
-from support.given import Given, given
-from support.histories import NOTE, NOW, at, attempted, failed, report, scheduled
+from deliveries.testing.examples import NOTE, NOW, at, attempted, failed, report, scheduled
+from deliveries.testing.stories import Given, given
 
 
 def attempting(**limits: object) -> Given:

@@ -10,7 +10,7 @@ from deliveries.core import events as e
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.machine import evolve, fold
 from deliveries.errors import CorruptHistory, UnreadableEvent
-from support.histories import (
+from deliveries.testing.examples import (
     ID,
     NOW,
     at,

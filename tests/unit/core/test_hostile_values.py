@@ -17,8 +17,8 @@ from deliveries.core import outcomes as o
 from deliveries.core.backoff import Backoff
 from deliveries.core.notes import clean, describe, type_name
 from deliveries.errors import CorruptHistory, UnreadableEvent
-from support.given import given
-from support.histories import ID, NOW, attempted, cancel_requested, report, scheduled
+from deliveries.testing.examples import ID, NOW, attempted, cancel_requested, report, scheduled
+from deliveries.testing.stories import given
 
 
 class NoClass:

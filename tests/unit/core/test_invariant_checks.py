@@ -11,19 +11,17 @@ import pytest
 
 from deliveries.audit.invariants import STREAM_RULES, entries, findings
 from deliveries.core import events as e
-from support.histories import (
-    DETOURS,
-    ENDINGS,
+from deliveries.testing.examples import (
     NOW,
     attempted,
     cancel_requested,
     crashed,
     failed,
     held,
-    life,
     scheduled,
     snoozed,
 )
+from deliveries.testing.lives import DETOURS, ENDINGS, life
 
 S = scheduled()
 SUCCEEDED = e.Succeeded(attempt=1)

@@ -10,7 +10,7 @@ import pytest
 
 from deliveries.core import outcomes as o
 from deliveries.core.notes import MAX_NAME
-from support.histories import NOW, at
+from deliveries.testing.examples import NOW, at
 
 KINDS = [
     o.Delivered("250 ok"),

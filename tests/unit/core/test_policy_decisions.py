@@ -16,7 +16,7 @@ from deliveries.core.machine import fold
 from deliveries.core.notes import Note
 from deliveries.core.outcomes import MAX_AFTER, sound
 from deliveries.core.policy import MIN_DEFERRAL, decision_of
-from support.histories import NOW, at, attempted, report, scheduled
+from deliveries.testing.examples import NOW, at, attempted, report, scheduled
 
 
 @pytest.mark.parametrize("said", [Proceed, Proceed()])

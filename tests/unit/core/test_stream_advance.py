@@ -15,7 +15,8 @@ from deliveries.core import outcomes as o
 from deliveries.core.machine import fold
 from deliveries.core.stream import START, Recorded, Stream, advance, replay
 from deliveries.errors import CorruptHistory, UnreadableEvent
-from support.histories import DETOURS, ID, NOTE, NOW, at, attempted, life, report, scheduled
+from deliveries.testing.examples import ID, NOTE, NOW, at, attempted, report, scheduled
+from deliveries.testing.lives import DETOURS, life
 
 
 def recorded(*commands: c.Command) -> list[Recorded]:

@@ -8,19 +8,10 @@ from deliveries.core import events as e
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.machine import TERMINAL, TERMINAL_EVENTS, TRANSITIONS, diagram, evolve
 from deliveries.errors import CorruptHistory
-from support.histories import (
-    NOW,
-    TABLE,
-    attempted,
-    cancel_requested,
-    crashed,
-    endings,
-    failed,
-    fitting,
-    held,
-    life,
-    scheduled,
-)
+from deliveries.testing.examples import NOW, attempted, cancel_requested, crashed, failed, held, scheduled
+from deliveries.testing.lives import endings, life
+from deliveries.testing.strategies import fitting
+from support.table import TABLE
 
 SAMPLES: tuple[e.Event, ...] = (
     scheduled(),

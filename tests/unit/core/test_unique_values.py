@@ -14,7 +14,7 @@ from deliveries.core.delivery import Status
 from deliveries.core.events import Scheduled
 from deliveries.core.unique import FIELDS, REPLACEABLE, Unique
 from deliveries.errors import DeliveriesError, InvalidSchedule
-from support.histories import NOW
+from deliveries.testing.examples import NOW
 
 SCHEDULED = Scheduled(
     delivery_id=UUID(int=1),

@@ -14,7 +14,7 @@ from deliveries.core import outcomes as o
 from deliveries.core.decide import decide
 from deliveries.core.delivery import Delivery
 from deliveries.core.machine import fold
-from support.histories import NOW, attempted, held, scheduled
+from deliveries.testing.examples import NOW, attempted, held, scheduled
 from unit.docs.pages import ROOT
 
 PAGE = ROOT / "docs" / "states.md"

@@ -14,7 +14,7 @@ from msgspec import structs
 from deliveries import Delivery, InvalidPolicy, Proceed, policies
 from deliveries.core.machine import fold
 from deliveries.core.policy import Defer
-from support.histories import scheduled
+from deliveries.testing.examples import scheduled
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
