@@ -5,17 +5,19 @@ A processor that fails tries again, which hides most mistakes of its ledger: her
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import event, insert, select, update
+from sqlalchemy.exc import IntegrityError, OperationalError
 
-from deliveries import Cancel, Deliveries, Retry
+from deliveries import Backoff, Cancel, Deliveries, NotDone, Retry, Snooze, Unknown
 from deliveries.core import commands as c
 from deliveries.core.stream import advance
 from deliveries.processor.call import Call
 from deliveries.processor.processor import Processor
-from deliveries.processor.sweep import ASIDE_SECONDS
+from deliveries.processor.sweep import ASIDE_SECONDS, sweep
 from deliveries.store.schema import deliveries, events, notes
 from store.acts import event_row
 from support.apps import Apps, RunningClock, evidence, row, schedule
@@ -195,3 +197,214 @@ def test_whose_row_is_out_of_step_is_put_aside(
     assert len(processor._ledger) == 0
     assert (row(app, call.delivery.id).lease_until - clock.now()).total_seconds() > ASIDE_SECONDS - 1
     assert f"put aside: {call.delivery.id}: the row is out of step with its events" in caplog.text
+
+
+# -- what comes too late -------------------------------------------------------------------------
+
+
+def test_the_word_of_who_was_taken_over_is_kept_once(
+    app: Deliveries, processor: Processor, clock: RunningClock
+) -> None:
+    (call,) = added(app, processor, None)
+    processor._ledger.doubt()
+    clock.advance(31)
+    sweep(processor._store)
+    assert processor._ledger.settle() == []
+    assert evidence(app, call.delivery.id) == [("late_report", {"attempt": 1, "said": "Delivered"})]
+    assert (processor.summary.late, processor.summary.succeeded) == (1, 0)
+    processor._ledger.belated = [call]
+    processor._ledger.keep()
+    assert len(evidence(app, call.delivery.id)) == processor.summary.late == 1
+    assert len(processor._ledger) == 0
+
+
+def test_the_word_of_who_timed_out_is_another_fact(
+    app: Deliveries, processor: Processor, clock: RunningClock
+) -> None:
+    call = over(processor, schedule(app).id, Cancel("no"))
+    call.time_out()
+    processor._ledger.add(call)
+    processor._ledger.doubt()
+    clock.advance(31)
+    sweep(processor._store)
+    processor._ledger.settle()
+    processor._ledger.late(call)
+    said = [fact["said"] for _, fact in evidence(app, call.delivery.id)]
+    assert said == ["TimeoutError", "Cancel"]
+    assert processor.summary.late == 2
+
+
+@pytest.mark.parametrize("way", ["never entered", "given up"])
+def test_who_said_nothing_leaves_no_word(
+    app: Deliveries, processor: Processor, clock: RunningClock, way: str
+) -> None:
+    call = over(processor, schedule(app).id)
+    call.entered, call.gave_up = way == "given up", way == "given up"
+    processor._ledger.add(call)
+    processor._ledger.doubt()
+    clock.advance(31)
+    sweep(processor._store)
+    assert processor._ledger.settle() == []
+    assert evidence(app, call.delivery.id) == []
+    assert processor.summary.late == 0
+
+
+def test_a_word_that_cannot_be_kept_yet_is_kept_later(
+    app: Deliveries, processor: Processor, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = over(processor, schedule(app).id, "word")
+
+    def broken(connection: Any) -> None:
+        raise OperationalError("BEGIN", {}, ConnectionError("it broke"))
+
+    event.listen(app.engine, "begin", broken)
+    processor._ledger.late(call)
+    event.remove(app.engine, "begin", broken)
+    expected = f"a late report of delivery {call.delivery.id} is not kept yet: ConnectionError: it broke"
+    assert caplog.messages == [expected]
+    assert processor._ledger.belated == [call]
+    processor._ledger.keep()
+    assert len(evidence(app, call.delivery.id)) == 1
+    assert len(processor._ledger) == 0
+
+
+def test_a_word_that_is_refused_stops_no_other(
+    app: Deliveries, processor: Processor, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused, good = (over(processor, schedule(app).id, "word") for _ in range(2))
+
+    def refuse(connection: Any, cursor: Any, statement: str, values: Any, *rest: Any) -> None:
+        if "INTO delivery_evidence" in statement and not caplog.messages:
+            raise IntegrityError(statement, {}, ValueError("refused"))
+
+    event.listen(app.engine, "before_cursor_execute", refuse)
+    processor._ledger.belated = [refused, good]
+    processor._ledger.keep()
+    assert caplog.messages == [f"delivery {refused.delivery.id} refuses its late report; left out"]
+    assert processor._ledger.belated == []
+    assert (evidence(app, refused.delivery.id), len(evidence(app, good.delivery.id))) == ([], 1)
+
+
+# -- questions -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def charging(app: Deliveries) -> Deliveries:
+    """With an adapter whose outcome is asked for, after 10, 20 and 30 seconds, three times."""
+    app.adapter(
+        "charge",
+        effect="unsafe",
+        timeout=10,
+        lookup=lambda *_: None,
+        max_lookups=3,
+        backoff=Backoff.schedule([10, 20, 30]),
+    )(lambda *_: Unknown())
+    return app
+
+
+def held(app: Deliveries, processor: Processor) -> UUID:
+    """A delivery whose outcome is unknown."""
+    call = over(processor, schedule(app, "charge").id, Unknown())
+    processor._ledger.add(call)
+    processor._ledger.doubt()
+    (change,) = processor._ledger.settle()
+    assert change.recorded.type == "Held"
+    return call.delivery.id
+
+
+def asked(processor: Processor, clock: RunningClock, answer: object) -> Call:
+    """A question that is over, put as soon as one is due."""
+    clock.advance(100)
+    (call,) = processor._claims.lookups()
+    assert call.enter()
+    call.value, call.returned = answer, True
+    return call
+
+
+def seconds_left(app: Deliveries, clock: RunningClock, id: UUID) -> float | None:
+    """Until the next question."""
+    at = row(app, id).lookup_at
+    return None if at is None else round((at - clock.now()).total_seconds(), 1)
+
+
+def test_questions_are_put_after_the_backoff_up_to_the_last(
+    charging: Deliveries, clock: RunningClock
+) -> None:
+    processor = charging.processor()
+    id = held(charging, processor)
+    waits = [seconds_left(charging, clock, id)]
+    for number in (1, 2, 3):
+        call = asked(processor, clock, Unknown())
+        assert call.lookups == number
+        processor._ledger.add(call)
+        assert (processor._ledger.finished, processor._ledger.alone) == ([], [call])
+        assert processor._ledger.settle() == []
+        waits.append(seconds_left(charging, clock, id))
+    assert waits == [10, 10, 20, None]
+    assert evidence(charging, id) == []
+
+
+def test_a_provider_that_says_when_is_asked_then(charging: Deliveries, clock: RunningClock) -> None:
+    processor = charging.processor()
+    id = held(charging, processor)
+    processor._ledger.add(asked(processor, clock, Snooze(for_=50)))
+    processor._ledger.settle()
+    assert seconds_left(charging, clock, id) == 50
+
+
+def test_a_question_that_was_not_put_is_put_later(charging: Deliveries, clock: RunningClock) -> None:
+    processor = charging.processor()
+    id = held(charging, processor)
+    call = asked(processor, clock, None)
+    call.entered = False
+    processor._ledger.add(call)
+    processor._ledger.settle()
+    assert seconds_left(charging, clock, id) == 10
+
+
+def test_an_answer_moves_no_question_that_was_put_since(charging: Deliveries, clock: RunningClock) -> None:
+    processor = charging.processor()
+    id = held(charging, processor)
+    late = asked(processor, clock, Unknown())
+    asked(processor, clock, Unknown())
+    before = row(charging, id).lookup_at
+    processor._ledger.add(late)
+    processor._ledger.settle()
+    assert row(charging, id).lookup_at == before
+
+
+def test_an_answer_about_an_older_attempt_moves_no_question(
+    charging: Deliveries, clock: RunningClock
+) -> None:
+    processor = charging.processor()
+    id = held(charging, processor)
+    late = asked(processor, clock, Unknown())
+    with charging.engine.begin() as connection:
+        charging.resolve(connection, id, NotDone())
+    clock.advance(100)
+    again = over(processor, id, Unknown())
+    processor._ledger.add(again)
+    processor._ledger.doubt()
+    processor._ledger.settle()
+    assert asked(processor, clock, Unknown()).lookups == late.lookups == 1
+    before = row(charging, id).lookup_at
+    processor._ledger.add(late)
+    processor._ledger.settle()
+    assert row(charging, id).lookup_at == before
+
+
+@pytest.mark.parametrize(("lease", "least", "most"), [(30.0, 30.0, 31.0), (1.0, 10.0, 10.0)])
+def test_no_question_is_put_while_the_call_still_runs(
+    charging: Deliveries, clock: RunningClock, lease: float, least: float, most: float
+) -> None:
+    """It is put when the lease and its margin are over, or after the backoff where that is longer."""
+    processor = charging.processor(lease=lease)
+    call = over(processor, schedule(charging, "charge").id)
+    call.time_out()
+    call.returned = False
+    processor._ledger.add(call)
+    processor._ledger.doubt()
+    processor._ledger.settle()
+    left = seconds_left(charging, clock, call.delivery.id)
+    assert left is not None
+    assert least <= left <= most
