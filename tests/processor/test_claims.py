@@ -21,7 +21,7 @@ from deliveries.processor.now import Now
 from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import ASIDE_SECONDS
 from deliveries.store.rows import Claimed
-from deliveries.store.schema import deliveries
+from deliveries.store.schema import contents, deliveries
 from deliveries.store.store import Store
 from support.apps import Apps, RunningClock, kinds, row, schedule, statements
 
@@ -136,17 +136,29 @@ def test_what_nobody_performs_is_put_aside(
         connection.execute(update(deliveries).where(deliveries.c.id == id).values(channel="email"))
 
 
+@pytest.mark.parametrize(
+    ("table", "values", "problem"),
+    [
+        (deliveries, {"tags": "nonsense"}, "the row of delivery {id} cannot be read: DecodeError"),
+        (contents, {"payload": "{broken"}, "the payload of delivery {id} cannot be read: DecodeError"),
+    ],
+    ids=["row", "payload"],
+)
 def test_what_cannot_be_read_is_put_aside(
-    app: Deliveries, apps: Apps, claims_of: Any, caplog: pytest.LogCaptureFixture
+    app: Deliveries,
+    apps: Apps,
+    claims_of: Any,
+    caplog: pytest.LogCaptureFixture,
+    table: Any,
+    values: dict[str, Any],
+    problem: str,
 ) -> None:
     apps.damaged = True
     id = schedule(app).id
     with app.engine.begin() as connection:
-        connection.execute(update(deliveries).values(tags="nonsense"))
+        connection.execute(update(table).values(values))
     assert claimed(claims_of(email=5)) == ([], False)
-    assert caplog.messages == [
-        f"put aside: {id}: it cannot start: the row of delivery {id} cannot be read: DecodeError"
-    ]
+    assert caplog.messages == [f"put aside: {id}: it cannot start: {problem.format(id=id)}"]
 
 
 def test_what_is_due_this_very_moment_is_started(

@@ -14,7 +14,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core import outcomes as o
+from deliveries.core.stream import START
 from deliveries.errors import ConcurrentChange, ConcurrentSchedule, DeliveryNotFound
+from deliveries.store.rows import Claimed
 from deliveries.store.schema import deliveries
 from deliveries.store.store import Store
 from store.acts import Acts, StoppedClock, birth
@@ -98,6 +100,16 @@ def test_one_row_is_claimed_whatever_its_state(acts: Acts, clock: StoppedClock) 
     assert one.stream.digest == acts.history(id)[-1].digest
     assert other is not None
     assert (other.id, other.delivery.status) == (done, "cancelled")
+
+
+def test_a_row_that_cannot_be_read_is_claimed_with_its_problem(acts: Acts, clock: StoppedClock) -> None:
+    id = acts.schedule()
+    clock.pass_by(7)
+    with acts.store.transaction() as connection:
+        connection.execute(update(deliveries).values(tags="nonsense"))
+        one = acts.store.claimed(connection, id)
+    problem = f"the row of delivery {id} cannot be read: DecodeError"
+    assert one == Claimed(id, START, at(7), problem=problem)
 
 
 def test_nobody_cannot_be_claimed(acts: Acts) -> None:
