@@ -154,6 +154,22 @@ def test_who_is_put_aside_is_left_alone_until_then(acts: Acts, clock: StoppedClo
     assert set(acts.claim()) == set(ids)
 
 
+def test_the_databases_own_clock_is_asked(store: Store) -> None:
+    born = birth()
+    id = born.change.after.id
+    with store.transaction() as connection:
+        store.schedule(connection, [born])
+    with store.transaction() as connection:
+        assert store.anything_due(connection, ["email"])
+        one, now = store.claimed(connection, id), store.now(connection)
+        store.put_aside(connection, [id], 60.0)
+        until = store.lease_until(connection, id)
+    assert one is not None
+    assert until is not None
+    assert abs((now - one.now).total_seconds()) < 30
+    assert abs((until - now).total_seconds() - 60) < 30
+
+
 # -- errors of the database ----------------------------------------------------------------------------
 
 
