@@ -23,7 +23,7 @@ from deliveries.processor.sweep import ASIDE_SECONDS
 from deliveries.store.rows import Claimed
 from deliveries.store.schema import contents, deliveries
 from deliveries.store.store import Store
-from support.apps import Apps, RunningClock, kinds, row, schedule, statements
+from support.apps import Apps, ManualClock, RunningClock, kinds, row, schedule, statements
 
 LEASE = 30.0
 
@@ -173,6 +173,17 @@ def test_what_is_due_this_very_moment_is_started(
     clock.advance(100)
     assert claims.start(id) is None
     assert kinds(app, id) == ["Scheduled", "Attempted"]
+
+
+def test_what_is_due_now_is_not_too_early(fresh_url: str, apps: Apps) -> None:
+    clock = ManualClock()
+    app = apps(fresh_url, clock)
+    app.adapter("email")(lambda delivery, attempt: None)
+    store = Store(app.engine, clock)
+    claims = Claims(store, app.channels, "w1", Settings(), Now(store))
+    id = schedule(app).id
+    assert row(app, id).due_at == clock.now()
+    assert claims.start(id) is not None
 
 
 # -- questions -------------------------------------------------------------------------------------

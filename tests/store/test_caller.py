@@ -112,6 +112,12 @@ def test_connections_and_sessions_of_every_kind_will_do(store: Store) -> None:
 # -- what is refused ---------------------------------------------------------------------------
 
 
+def test_a_session_with_an_engine_for_each_table_will_do(store: Store, born: Birth) -> None:
+    with Session(binds={deliveries: store.engine}) as session, session.begin():
+        store.schedule(store.caller(session), [born])
+    assert count(store) == [1, 1, 1]
+
+
 def test_an_unconfigured_sqlite_engine_is_refused(unconfigured: Engine) -> None:
     store = Store(unconfigured, SystemClock())
     with unconfigured.begin() as connection, pytest.raises(EngineNotConfigured, match=r"configure\(engine"):
@@ -139,9 +145,10 @@ def test_an_autocommit_connection_is_refused_on_postgresql(
 ) -> None:
     engine = engines(postgresql_url, isolation_level="AUTOCOMMIT")
     store = Store(engines(postgresql_url), SystemClock())
-    with engine.connect() as connection, pytest.raises(EngineNotConfigured, match="autocommit"):
+    said = "^this connection is in autocommit mode: begin a transaction$"
+    with engine.connect() as connection, pytest.raises(EngineNotConfigured, match=said):
         store.caller(connection)
-    with Session(engine) as session, pytest.raises(EngineNotConfigured, match="autocommit"):
+    with Session(engine) as session, pytest.raises(EngineNotConfigured, match=said):
         store.caller(session)
 
 
