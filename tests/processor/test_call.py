@@ -253,6 +253,14 @@ def test_of_who_timed_out_nothing_else_counts(read: bool, effect: Any, outcome: 
     assert report.not_before is None
 
 
+def test_the_late_word_is_what_was_said_in_the_end() -> None:
+    made = call()
+    made.time_out()
+    made.command(NOW)
+    made.value = Cancel("too late")
+    assert made.kind() == "Cancel"
+
+
 @pytest.mark.parametrize(("lease", "wait"), [(30.0, 31.0), (-5.0, 1.0)])
 def test_while_it_runs_no_retry_is_due_before_the_lease_and_its_margin_end(lease: float, wait: float) -> None:
     made = call()

@@ -20,7 +20,7 @@ from deliveries.processor.processor import Processor
 from deliveries.processor.sweep import ASIDE_SECONDS, sweep
 from deliveries.store.schema import deliveries, events, notes
 from store.acts import event_row
-from support.apps import Apps, RunningClock, evidence, row, schedule
+from support.apps import Apps, RunningClock, evidence, kinds, row, schedule
 
 
 @pytest.fixture
@@ -126,6 +126,25 @@ def test_after_a_doubt_each_is_written_alone(app: Deliveries, processor: Process
     assert len(processor._ledger) == 0
     assert processor._ledger.settle() == []
     assert [row(app, call.delivery.id).status for call in calls] == ["succeeded", "pending"]
+
+
+def test_what_was_written_although_nobody_was_told_is_written_once(
+    app: Deliveries, processor: Processor, clock: RunningClock
+) -> None:
+    """T4: the answer to a commit was lost, of a batch and then of one alone."""
+    first, second = added(app, processor, None, Cancel("no"))
+    batch = processor._ledger.batch()
+    with processor._store.transaction() as connection:
+        processor._store.backend.append(connection, [batch[0][1]], clock.now())
+    processor._ledger.doubt()
+    with processor._store.transaction() as connection:
+        assert processor._ledger._settle(connection, second) is not None
+    changes = processor._ledger.settle()
+    assert [change.after.id for change in changes] == [first.delivery.id, second.delivery.id]
+    assert (processor.summary.succeeded, processor.summary.cancelled) == (1, 1)
+    for call in (first, second):
+        assert len(kinds(app, call.delivery.id)) == 3
+        assert evidence(app, call.delivery.id) == []
 
 
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
