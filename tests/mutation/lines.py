@@ -11,13 +11,14 @@ import difflib
 from pathlib import Path
 
 ORIGINAL = "__mutmut_orig"
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def changed(path: Path) -> dict[str, set[int]]:
     """Mutant -> lines, from 1, of the statements of its original that it changes."""
     source = path.read_text()
     text = source.splitlines()
-    functions = {node.name: node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+    functions = {node.name: node for node in ast.walk(ast.parse(source)) if isinstance(node, Function)}
     found = {}
     for name, node in functions.items():
         original = functions.get(name.partition("__mutmut_")[0] + ORIGINAL)
@@ -31,7 +32,7 @@ def changed(path: Path) -> dict[str, set[int]]:
     return found
 
 
-def _body(text: list[str], node: ast.FunctionDef) -> list[str]:
+def _body(text: list[str], node: Function) -> list[str]:
     return text[node.body[0].lineno - 1 : node.end_lineno]
 
 
@@ -45,7 +46,7 @@ def _touched(before: list[str], after: list[str], first: int) -> set[int]:
     }
 
 
-def _statements(function: ast.FunctionDef) -> list[tuple[int, int]]:
+def _statements(function: Function) -> list[tuple[int, int]]:
     """First and last line of each statement; of one that holds others, of its head."""
     spans = []
     for node in ast.walk(function):

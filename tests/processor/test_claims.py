@@ -55,15 +55,16 @@ def claimed(claims: Claims, **options: Any) -> tuple[list[tuple[Claimed, Change]
 
 
 def test_slots_are_taken_and_given_back(app: Deliveries, claims_of: Any) -> None:
-    claims = claims_of(email=2, fax=1)
-    calls = [claims.call(claims.start(schedule(app).id)) for _ in range(2)]
-    assert claims.free() == {"email": 2, "fax": 1}
+    claims = claims_of(email=3, fax=1)
+    calls = [claims.call(claims.start(schedule(app).id)) for _ in range(3)]
+    assert claims.free() == {"email": 3, "fax": 1}
     claims.occupy(calls[:1])
-    assert claims.free() == {"email": 1, "fax": 1}
+    assert claims.free() == {"email": 2, "fax": 1}
     claims.occupy(calls[1:])
     assert claims.free() == {"fax": 1}
-    claims.release(calls[0])
-    assert claims.free() == {"email": 1, "fax": 1}
+    for call, free in zip(calls, (1, 2, 3), strict=True):
+        claims.release(call)
+        assert claims.free() == {"email": free, "fax": 1}
 
 
 # -- attempts --------------------------------------------------------------------------------------
@@ -290,6 +291,15 @@ def test_what_was_started_in_our_name_is_given_back(app: Deliveries, claims_of: 
     assert complete
     assert [row(app, id).status for id in (orphan, known)] == ["pending", "attempting"]
     assert claims.orphans([known]) == ([], True)
+
+
+def test_what_was_closed_meanwhile_is_no_orphan(
+    app: Deliveries, claims_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = claims_of(email=5)
+    closed = schedule(app).id
+    monkeypatch.setattr(claims._store, "owned", lambda connection, worker: [closed])
+    assert claims.orphans([]) == ([], True)
 
 
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)

@@ -72,3 +72,14 @@ def test_what_cannot_be_read_is_named(acts: Acts, payload: str) -> None:
 
 def test_no_tags_are_none() -> None:
     assert (encode_tags(()), encode_tags(("a", "b"))) == (None, '["a","b"]')
+
+
+def test_the_log_is_complete_up_to_its_last_event(acts: Acts) -> None:
+    def position() -> int:
+        with acts.store.reading() as connection:
+            return acts.store.backend.safe_position(connection)
+
+    assert position() == 0
+    for _ in range(2):
+        id = acts.schedule()
+        assert position() == acts.history(id)[-1].position
