@@ -54,11 +54,12 @@ def test_who_is_refused_alone_refuses_no_other(app: Deliveries, claims: Claims, 
 
 
 def test_who_is_refused_is_left_alone_for_a_while(
-    app: Deliveries, claims: Claims, clock: RunningClock
+    app: Deliveries, claims: Claims, clock: RunningClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     refused = schedule(app).id
     occupy(app, refused)
     assert claims.isolate([refused]) == []
+    assert caplog.messages == [f"put aside: {refused}: the database refuses its attempt"]
     assert row(app, refused).status == "pending"
     left_alone = (row(app, refused).lease_until - clock.now()).total_seconds()
     assert ASIDE_SECONDS - 1 < left_alone <= ASIDE_SECONDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from deliveries.store.rows import Birth
 from deliveries.store.schema import contents, deliveries, events
 from deliveries.store.store import Store
 from store.acts import birth
+from support.apps import statements
 
 
 def count(store: Store) -> list[Any]:
@@ -110,6 +112,12 @@ def test_connections_and_sessions_of_every_kind_will_do(store: Store) -> None:
 # -- what is refused ---------------------------------------------------------------------------
 
 
+def test_a_session_with_an_engine_for_each_table_will_do(store: Store, born: Birth) -> None:
+    with Session(binds={deliveries: store.engine}) as session, session.begin():
+        store.schedule(store.caller(session), [born])
+    assert count(store) == [1, 1, 1]
+
+
 def test_an_unconfigured_sqlite_engine_is_refused(unconfigured: Engine) -> None:
     store = Store(unconfigured, SystemClock())
     with unconfigured.begin() as connection, pytest.raises(EngineNotConfigured, match=r"configure\(engine"):
@@ -137,9 +145,10 @@ def test_an_autocommit_connection_is_refused_on_postgresql(
 ) -> None:
     engine = engines(postgresql_url, isolation_level="AUTOCOMMIT")
     store = Store(engines(postgresql_url), SystemClock())
-    with engine.connect() as connection, pytest.raises(EngineNotConfigured, match="autocommit"):
+    said = "^this connection is in autocommit mode: begin a transaction$"
+    with engine.connect() as connection, pytest.raises(EngineNotConfigured, match=said):
         store.caller(connection)
-    with Session(engine) as session, pytest.raises(EngineNotConfigured, match="autocommit"):
+    with Session(engine) as session, pytest.raises(EngineNotConfigured, match=said):
         store.caller(session)
 
 
@@ -168,14 +177,39 @@ def test_another_database_is_refused(
     sqlite_url: str, postgresql_url: str, engines: Callable[..., Engine]
 ) -> None:
     store = Store(engines(postgresql_url), SystemClock())
-    with engines(sqlite_url).connect() as connection, pytest.raises(CallerError, match="postgresql"):
+    with engines(sqlite_url).connect() as connection, pytest.raises(CallerError) as told:
         store.caller(connection)
+    assert str(told.value) == "this app is on postgresql, the connection on sqlite"
+
+
+def test_other_databases_are_refused() -> None:
+    other: Any = SimpleNamespace(dialect=SimpleNamespace(name="mysql"))
+    with pytest.raises(CallerError) as told:
+        Store(other, SystemClock())
+    assert str(told.value) == "deliveries works on SQLite and PostgreSQL, not mysql"
 
 
 @pytest.mark.parametrize("bind", [None, "sqlite://", 7])
 def test_what_is_no_session_is_refused(store: Store, bind: Any) -> None:
-    with pytest.raises(CallerError, match="Session or a Connection"):
+    with pytest.raises(CallerError) as told:
         store.caller(bind)
+    assert str(told.value) == f"a Session or a Connection is needed, not {type(bind).__name__}"
+
+
+def test_our_own_transactions_are_read_committed_whatever_the_default(
+    postgresql_url: str, engines: Callable[..., Engine]
+) -> None:
+    store = Store(engines(postgresql_url, isolation_level="SERIALIZABLE"), SystemClock())
+    for own in (store.transaction, store.reading):
+        with own() as connection:
+            assert connection.exec_driver_sql("SHOW transaction_isolation").scalar() == "read committed"
+
+
+def test_the_schema_is_looked_at_once(store: Store) -> None:
+    count(store)
+    with statements(store.engine) as seen, store.transaction() as connection:
+        store.caller(connection)
+    assert not [statement for statement in seen if "delivery_schema" in statement]
 
 
 # -- readers and writers of SQLite -------------------------------------------------------------

@@ -188,6 +188,7 @@ def test_a_lookup_is_due_at_its_time(acts: Acts, clock: StoppedClock) -> None:
     clock.pass_by(1)
     (claimed,) = lookups(acts)
     assert (claimed.id, claimed.delivery.status, claimed.lookups) == (id, "held", 1)
+    assert claimed.now == clock.now()
     assert claimed.delivery.payload == {"order": 7}
 
 

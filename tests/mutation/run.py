@@ -1,0 +1,74 @@
+"""Judges the mutants of the files that [tool.mutmut] names, in the project's copy that is the present folder.
+
+mutmut makes the mutants and keeps the verdicts (`mutmut results`, `mutmut show`); its own way to ask
+about one is to collect the tests anew and to run all that enter the changed function, in any order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+from collections import Counter
+from pathlib import Path
+
+import mutmut.__main__ as mutmut
+import pytest
+from mutmut.configuration import config
+from mutmut.mutation.data import SourceFileMutationData
+
+from mutation.judge import KILLED, NO_TESTS, SURVIVED, TIMEOUT, Judge, Mutant, Trial
+from mutation.lines import changed
+
+NAMES = {KILLED: "killed", SURVIVED: "survived", TIMEOUT: "timeout", NO_TESTS: "no tests"}
+
+
+def made() -> dict[str, SourceFileMutationData]:
+    """Make what is missing; mutant -> where its verdict is kept."""
+    mutmut.set_mutant_under_test("mutant_generation")
+    Path("mutants").mkdir(exist_ok=True)
+    mutmut.copy_src_dir()
+    mutmut.copy_also_copy_files()
+    mutmut.setup_source_paths()
+    mutmut.create_mutants(1)
+    mutants, _ = mutmut.collect_source_file_mutation_data(mutant_names=())
+    kept = {name: data for data, name, _ in mutants}
+    for data in kept.values():
+        data.meta_path = data.meta_path.absolute()  # the tests run in another folder
+    return kept
+
+
+def main() -> int:
+    """0 where the tests pass while nothing is changed, whatever they say of the mutants."""
+    parser = argparse.ArgumentParser(prog="mutation")
+    parser.add_argument("only", nargs="*", help="mutants, as `*.x_sweep__*`; those without a verdict if none")
+    parser.add_argument("--children", type=int, default=1, help="how many at a time")
+    options = parser.parse_args()
+
+    kept = made()
+    where = {str(data.path): changed(Path("mutants", data.path).resolve()) for data in set(kept.values())}
+    mutants = [
+        Mutant(
+            name, str(Path("mutants", data.path).resolve()), where[str(data.path)][name.rpartition(".")[2]]
+        )
+        for name, data in kept.items()
+        if any(fnmatch.fnmatch(name, one) for one in options.only)
+        or (not options.only and data.exit_code_by_key[name] is None)
+    ]
+    count: Counter[int] = Counter()
+
+    def tell(trial: Trial) -> None:
+        data = kept[trial.mutant.name]
+        data.exit_code_by_key[trial.mutant.name] = trial.verdict
+        data.save()
+        count[trial.verdict] += 1
+        print(f"{sum(count.values())}/{len(mutants)}", NAMES[trial.verdict], trial.mutant.name, trial.test)
+
+    judge = Judge(mutants, tell, options.children)
+    os.chdir("mutants")
+    quiet = ["-q", "--tb=no", "--rootdir=.", "--capture=sys", "-p", "no:cacheprovider"]
+    code = pytest.main(
+        [*quiet, *config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args], [judge]
+    )
+    print(*judge.broken, sep="\n")
+    return int(bool(judge.broken) or code not in (0, 1))
