@@ -35,7 +35,7 @@ from deliveries.core.delivery import Delivery
 from deliveries.core.notes import MAX_NAME, clean
 from deliveries.core.stream import Change
 from deliveries.errors import CorruptHistory, InvalidHook, StoreError, shown
-from deliveries.policies.registered import must_be_awaited
+from deliveries.registration import must_be_awaited
 from deliveries.store.failures import cause
 from deliveries.store.rows import with_contents
 from deliveries.store.store import Store

@@ -89,8 +89,8 @@ class Registration:
         if not isinstance(self.backoff, Backoff):
             raise InvalidAdapter("backoff must be a Backoff or a callable")
         self._settle_unknown()
-        self._set("is_async", _is_async(self.function))
-        self._set("asks_async", self.lookup is not None and _is_async(self.lookup))
+        self._set("is_async", must_be_awaited(self.function))
+        self._set("asks_async", self.lookup is not None and must_be_awaited(self.lookup))
 
     def _settle_unknown(self) -> None:
         if self.effect not in get_args(Effect):
@@ -143,7 +143,7 @@ class Registration:
         )
 
 
-def _is_async(function: AdapterFunction) -> bool:
+def must_be_awaited(function: object) -> bool:
     """Whether `function`, or the `__call__` of an object, is `async def`."""
     call = getattr(type(function), "__call__", None)  # noqa: B004 - its kind is wanted, not its presence
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)

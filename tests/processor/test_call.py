@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from support.histories import NOW, at, scheduled, start
 
 from deliveries import (
     Backoff,
@@ -24,7 +25,6 @@ from deliveries.core import outcomes as o
 from deliveries.core.stream import START, advance
 from deliveries.processor.call import Call, Words
 from deliveries.registration import Registration
-from support.histories import NOW, at, scheduled, start
 
 
 def call(lookups: int = 0, lease: float = 30.0, **options: Any) -> Call:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Engine, insert, update
+from support.histories import DEADLINE, NOW, at, report
 
 from deliveries.core import commands as c
 from deliveries.core import events as e
@@ -15,7 +16,6 @@ from deliveries.store.schema import deliveries, events
 from deliveries.store.store import Store
 from store.acts import Acts, StoppedClock, event_row
 from support.apps import statements
-from support.histories import DEADLINE, NOW, at, report
 
 
 @pytest.fixture

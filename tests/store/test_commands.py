@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, select, update
 from sqlalchemy.exc import DBAPIError, OperationalError
+from support.histories import NOW, at, report, start
 
 from deliveries.core import commands as c
 from deliveries.core import events as e
@@ -20,7 +21,6 @@ from deliveries.store.rows import Claimed
 from deliveries.store.schema import deliveries
 from deliveries.store.store import Store
 from store.acts import Acts, StoppedClock, birth
-from support.histories import NOW, at, report, start
 
 
 def command(acts: Acts, id: Any, make: Callable[..., c.Command]) -> Any:

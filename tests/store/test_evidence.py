@@ -8,11 +8,11 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import select
+from support.histories import NOW, at
 
 from deliveries.core.codec import GENESIS, digest
 from deliveries.store.schema import evidence
 from store.acts import Acts
-from support.histories import NOW, at
 
 
 def tell(acts: Acts, id: UUID, kind: str, fact: Any, now: datetime = NOW) -> None:

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from msgspec import structs
+from support.histories import NOW, at, report
 
 from deliveries.core import commands as c
 from deliveries.core import outcomes as o
@@ -14,7 +15,6 @@ from deliveries.core.delivery import Delivery
 from deliveries.errors import CorruptHistory
 from deliveries.store.rows import encode_tags, with_contents
 from store.acts import Acts
-from support.histories import NOW, at, report
 
 FIELDS = {
     "channel": "fax",

@@ -17,6 +17,7 @@ from deliveries.core.notes import MAX_NAME, clean
 from deliveries.core.outcomes import seconds
 from deliveries.core.policy import Decision
 from deliveries.errors import InvalidPolicy, shown
+from deliveries.registration import must_be_awaited
 from deliveries.store.store import Store
 
 Moment = Literal["schedule", "attempt"]
@@ -137,12 +138,6 @@ class Policy:
         """What it says: unjudged, and an awaitable where it is asynchronous."""
         function: Any = self.function
         return function.ask(delivery, asked) if self._is_ready_made else function(delivery)
-
-
-def must_be_awaited(function: object) -> bool:
-    """Whether `function`, or the `__call__` of an object, is `async def`."""
-    call = getattr(type(function), "__call__", None)  # noqa: B004 - its kind is wanted, not its presence
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 class Policies:
