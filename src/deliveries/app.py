@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -95,6 +95,7 @@ class Deliveries(Operating, Timetable, AsyncTwins):
         self._registrations: dict[str, Registration] = {}
         self._entries: dict[str, Periodic] = {}
         self._policies = Policies()
+        self._suppressing: list[tuple[SuppressionList, Collection[str] | None]] = []
         self._hooks = Hooks(self._store)
         self.suppressions = Suppressions(self._store)
         """Recipients who must not get anything any more; `SuppressionList` is the policy that asks it."""
@@ -165,6 +166,7 @@ class Deliveries(Operating, Timetable, AsyncTwins):
             self._policies.add(policy)
             if isinstance(function, SuppressionList):
                 self._hooks.add(function.feed(self._store, policy.channels))
+                self._suppressing.append((function, policy.channels))
             return function
 
         return register if function is None else register(function)

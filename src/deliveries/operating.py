@@ -314,6 +314,8 @@ class Operating:
         `key`: the provider's own id of the report, nothing personal. The same report again, by its
         key or else by kind, time and fact, is kept once.
 
+        Where a `SuppressionList` is asked, a report of one of its causes puts the recipient on it.
+
         Returns the delivery; the newest, where redriven ones share the reference. Raises: DeliveryNotFound,
         ReferenceNotFound (`retryable`: let the provider report again), InvalidCommand, InvalidPayload.
         """
@@ -327,7 +329,11 @@ class Operating:
         connection = app._store.caller(session)
         ids = [delivery_id] if delivery_id is not None else referred(connection, sought or "", through)
         record(app._store, connection, ids, told)
-        return app._store.get(connection, ids[-1])
+        delivery = app._store.get(connection, ids[-1])
+        for suppressing, channels in app._suppressing:
+            if channels is None or delivery.channel in channels:
+                suppressing.hear(told.kind, delivery, app._store, connection)
+        return delivery
 
     def evidence(self, id: Id, *, session: Bind | None = None) -> list[Evidence]:
         """What is known beside the events of a delivery, oldest first. Raises: DeliveryNotFound."""

@@ -282,3 +282,20 @@ def test_one_entry_for_many_bounces(app: Deliveries) -> None:
     app.drain()
     with app.engine.connect() as connection:
         assert len(list(connection.execute(select(suppressions)))) == 1
+
+
+# -- what providers report afterwards ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "listed"), [("bounced", True), ("complained", True), ("delivered", False)])
+def test_it_learns_from_evidence(app: Deliveries, kind: str, listed: bool) -> None:
+    app.policy(policies.SuppressionList(), channels="email")
+    app.adapter("email")(lambda delivery, attempt: None)
+    id = schedule(app, "email", recipient=ANN).id
+    app.drain()
+    for _ in range(2):  # the provider reports twice
+        with app.engine.begin() as connection:
+            app.record_evidence(connection, kind, id=id, key="report-1")
+    assert app.suppressions.contains(ANN, channel="email") is listed
+    assert app.get(id).status is Status.SUCCEEDED
+    assert schedule(app, "email", recipient=ANN).status is (Status.SUPPRESSED if listed else Status.PENDING)

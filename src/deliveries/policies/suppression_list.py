@@ -28,14 +28,15 @@ class SuppressionList:
     """Nothing to a recipient who is on `app.suppressions`. Asked at scheduling and before each attempt.
 
     A delivery that is cancelled for one of `causes` puts its recipient on the list, for its channel
-    and tenant, in the transaction that cancels it: an adapter that says `Bounced`, or `OptedOut`.
-    Deliveries without a recipient proceed.
+    and tenant, in the transaction that cancels it: an adapter that says `Bounced`, or `OptedOut`. So
+    does evidence whose kind is one of them, as a provider reports it afterwards. Deliveries without a
+    recipient proceed.
     """
 
     when: ClassVar[tuple[Moment, ...]] = ("schedule", "attempt")
     timeout: ClassVar[float] = 30.0
 
-    def __init__(self, causes: Sequence[str] = ("bounced", "opted_out")) -> None:
+    def __init__(self, causes: Sequence[str] = ("bounced", "opted_out", "complained")) -> None:
         if isinstance(causes, str) or not all(isinstance(cause, str) for cause in causes):
             raise InvalidPolicy(f"causes are names such as 'bounced', not {shown(causes)}")
         self._causes = frozenset(causes)
@@ -56,15 +57,21 @@ class SuppressionList:
         """A hook on cancelled deliveries."""
 
         def suppression_list(event: Any, delivery: Delivery, connection: Connection) -> None:
-            if event.cause in self._causes and delivery.recipient is not None:
-                suppressed.add(
-                    connection,
-                    delivery.recipient,
-                    store.now(connection),
-                    channel=delivery.channel,
-                    tenant=delivery.tenant,
-                    reason=event.cause,
-                    actor=event.actor,
-                )
+            self.hear(event.cause, delivery, store, connection, event.actor)
 
         return Hook(function=suppression_list, kinds=(Cancelled,), channels=channels)
+
+    def hear(
+        self, cause: str, delivery: Delivery, store: Store, connection: Connection, actor: str | None = None
+    ) -> None:
+        """Put the recipient on the list, in this transaction, if `cause` is one that does."""
+        if cause in self._causes and delivery.recipient is not None:
+            suppressed.add(
+                connection,
+                delivery.recipient,
+                store.now(connection),
+                channel=delivery.channel,
+                tenant=delivery.tenant,
+                reason=cause,
+                actor=actor,
+            )

@@ -14,6 +14,7 @@ from msgspec import Struct
 from sqlalchemy import Column, Connection, Table, delete, or_, update
 
 from deliveries.store.schema import (
+    cap_slots,
     contents,
     deliveries,
     events,
@@ -48,6 +49,7 @@ BESIDE: tuple[Beside, ...] = (
     Beside(facts, emptied=("text", "salt")),
     Beside(references, erased=True),
     Beside(uniques, erased=True),
+    Beside(cap_slots, erased=True),
     Beside(evidence),
     Beside(events),
     Beside(deliveries, column="id"),

@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import itemgetter
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -99,11 +98,11 @@ VERSIONS = Plain(f"SELECT id, version FROM deliveries WHERE id IN {_IDS}")
 _LIST = ", ".join(f"{column.table.name}.{column.name}" for column in CLAIM_COLUMNS)
 _TYPES = {column.name: column.type for column in CLAIM_COLUMNS}
 _READ = [
-    (name, UUID if isinstance(kind, Id) else instant)
-    for name, kind in _TYPES.items()
+    (place, UUID if isinstance(kind, Id) else instant)
+    for place, kind in enumerate(_TYPES.values())
     if isinstance(kind, (Id, Instant))
 ]
-"""What makes of a plain value what the store's other rows hold."""
+"""Place in a claim's row -> what makes of a plain value what the store's other rows hold."""
 
 _FROM = "FROM deliveries LEFT JOIN delivery_contents ON delivery_contents.delivery_id = deliveries.id"
 
@@ -292,12 +291,12 @@ def _plain(row: dict[str, Any], *instants: str) -> dict[str, Any]:
     return row
 
 
-def _found(row: Any) -> SimpleNamespace:
+def _found(row: Any) -> list[Any]:
     """A row of a claim, with values as the store's other rows have them."""
-    found = SimpleNamespace(**dict(zip(_TYPES, row, strict=True)))
-    for name, read in _READ:
-        if (value := getattr(found, name)) is not None:
-            setattr(found, name, read(value))
+    found = list(row)
+    for place, read in _READ:
+        if found[place] is not None:
+            found[place] = read(found[place])
     return found
 
 

@@ -5,6 +5,7 @@ Those of bare streams, I1 to I7, are judged in `tests/unit/core/test_invariant_c
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core.machine import fold
 from deliveries.core.stream import Recorded
+from deliveries.store.schema import deliveries
 from deliveries.testing.examples import (
     ID,
     NOW,
@@ -36,6 +38,7 @@ from deliveries.testing.lives import life
 from support.records import record
 
 OTHER = UUID("018cc4f5-7a00-7000-8000-0000000000ff")
+ROW = namedtuple("ROW", deliveries.c.keys())  # noqa: PYI024 - its fields are the table's
 S, OK = scheduled(), e.Succeeded(attempt=1)
 
 
@@ -47,7 +50,8 @@ def row_of(stream: Sequence[Recorded], **changes: Any) -> Any:
     if delivery.status == "attempting":
         values |= {"lease_owner": "w1", "lease_until": at(90)}
     values |= {"digest": stream[-1].digest, "recorded_at": stream[-1].recorded_at}
-    return SimpleNamespace(**(values | changes))
+    given = values | changes
+    return ROW(*(given.get(name) for name in ROW._fields))
 
 
 def rules(found: Iterable[i.Finding]) -> set[str]:
