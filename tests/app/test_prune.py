@@ -12,7 +12,6 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import event, select, text
-from support.proof import broken
 
 from deliveries import (
     Delivered,
@@ -31,6 +30,7 @@ from deliveries.retention import Export, Pruning
 from deliveries.store.beside import BESIDE
 from deliveries.store.schema import deliveries, events, tombstones
 from deliveries.testing.lives import ENDINGS, endings
+from deliveries.testing.proof import broken
 from support.apps import Apps, RunningClock, everything, schedule
 from support.lives import lead
 

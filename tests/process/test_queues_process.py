@@ -12,9 +12,9 @@ from sqlalchemy import func, select
 
 from deliveries import Deliveries, Draft
 from deliveries.store.schema import deliveries
+from deliveries.testing.proof import broken
 from support.kill_process import TESTS, until
 from support.limits import most_open
-from support.proof import broken
 
 TOTAL, DEBTS = 3, 40
 
