@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from datetime import timedelta
 from typing import Any
@@ -101,13 +102,10 @@ def test_several_processors_never_exceed_a_rate_in_any_window(database_url: str,
     with made[0].engine.begin() as connection:
         made[0].queues.rate(connection, "mail", 4, 0.4, by=by)
         made[0].schedule_many(connection, "email", drafts)
-    processors = [app.processor({"mail": 20}, poll=NEVER) for app in made]
-    for processor in processors:
-        processor.start()
-    eventually(lambda: len(made[0].find(status="succeeded")) == 14, 40)
-    for processor in processors:
-        processor.stop()
-        processor.join(20)
+    with contextlib.ExitStack() as stack:
+        for app in made:
+            stack.enter_context(app.running({"mail": 20}, poll=NEVER))
+        eventually(lambda: len(made[0].find(status="succeeded")) == 14, 40)
     moments = starts(made[0].engine, "mail")
     assert most_within(moments, timedelta(seconds=0.4)) == 4
     assert moments[-1] - moments[0] < timedelta(seconds=15)

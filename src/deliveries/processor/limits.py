@@ -35,6 +35,9 @@ PAGE = 200
 TAKEN_SECONDS = 0.02
 """When to look again at a queue whose row somebody else holds."""
 
+MAX_MOMENTS = 1_000
+"""So many moments are remembered at most at which there is room again."""
+
 FORGET_SECONDS = 60.0
 """Between two removals of windows that say nothing any more."""
 
@@ -51,7 +54,7 @@ class Limits:
         self._forgotten_at: dict[str, float] = {}
         self.next_look = 0.0
         """When to read the rows again at the latest."""
-        self._room_at: dict[str, float] = {}
+        self._moments: set[float] = set()
         self.is_barred = False
         """Whether the last claim found the row of some queue taken."""
 
@@ -81,14 +84,13 @@ class Limits:
 
     @property
     def wake_at(self) -> float:
-        """The next moment at which there is room in a queue that had none."""
-        return min(self._room_at.values(), default=math.inf)
+        """The next moment at which something may start that had to wait."""
+        return min(self._moments, default=math.inf)
 
     def has_room(self, monotonic: float) -> bool:
         """Whether such a moment has come; it is told once."""
-        passed = [queue for queue, at in self._room_at.items() if at <= monotonic]
-        for queue in passed:
-            del self._room_at[queue]
+        passed = {at for at in self._moments if at <= monotonic}
+        self._moments -= passed
         return bool(passed)
 
     # -- claiming ------------------------------------------------------------------------------
@@ -99,7 +101,6 @@ class Limits:
         """Lock up to `slots` due deliveries that may start now; and whether there may be more."""
         known = self._wanted.get(queue)
         if known is not None:
-            self._room_at.pop(queue, None)
             wanted = self._read(connection, known)
             if wanted is None or wanted.paused_at is not None:
                 return [], False
@@ -129,7 +130,7 @@ class Limits:
             return Wanted(queue=known.queue)
         if locked is None:
             self.is_barred = True
-            self._wake_in(known.queue, TAKEN_SECONDS)
+            self._wake_in(TAKEN_SECONDS)
         return locked
 
     def _plain(
@@ -177,7 +178,7 @@ class Limits:
         assert rate is not None
         room = rate.room(window, now)
         if not room:
-            self._wake_in(wanted.queue, (rate.opens(window, now) - now).total_seconds())
+            self._wake_in((rate.opens(window, now) - now).total_seconds())
         return room
 
     def _rooms(
@@ -226,8 +227,8 @@ class Limits:
         changed = {name: window for name, window in after.items() if window != before[name]}
         queues.keep(connection, wanted.queue, rate, changed)
         self._tidy(connection, wanted.queue, now)
-        for window in after.values():
-            self._room_in(wanted, window, now)
+        for at in {*moments.values(), *(rate.opens(window, now) for window in after.values())} - {now}:
+            self._wake_in((at - now).total_seconds())
         return starting
 
     def _tidy(self, connection: Connection, queue: str, now: datetime) -> None:
@@ -236,9 +237,10 @@ class Limits:
             self._forgotten_at[queue] = at
             queues.forget(connection, queue, now)
 
-    def _wake_in(self, queue: str, seconds: float) -> None:
-        at = ticks.monotonic() + seconds
-        self._room_at[queue] = min(at, self._room_at.get(queue, at))
+    def _wake_in(self, seconds: float) -> None:
+        """Remember a moment, to the millisecond; beyond so many the poll is good enough."""
+        if len(self._moments) < MAX_MOMENTS:
+            self._moments.add(math.ceil((ticks.monotonic() + seconds) * 1_000) / 1_000)
 
 
 def _share(wanted: Wanted, one: Claimed) -> str | None:

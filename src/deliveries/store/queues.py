@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, exists, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, exists, select, text, update
 
 from deliveries.core.delivery import Status
 from deliveries.core.window import Rate, Window
@@ -130,9 +130,38 @@ _LOAD = (
     .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
 )
 
-_PUT_OFF = (
-    update(deliveries).where(deliveries.c.id == bindparam("put_off")).values(lease_until=bindparam("until"))
-)
+# One statement for many rows where there is a round trip to save; SQLite has none, and repeats its own.
+_PUT_OFF = {
+    "postgresql": text("""
+UPDATE deliveries d SET lease_until = u.until
+FROM unnest(CAST(:ids AS uuid[]), CAST(:untils AS timestamptz[])) AS u(id, until) WHERE d.id = u.id
+"""),
+    "sqlite": text("UPDATE deliveries SET lease_until = :until WHERE id = :id").bindparams(
+        bindparam("until", type_=Instant()), bindparam("id", type_=Id())
+    ),
+}
+
+_WINDOWS = {
+    dialect: text(f"SELECT share, state FROM delivery_shares WHERE queue = :queue AND share {among}")
+    for dialect, among in {
+        "postgresql": "= ANY(CAST(:names AS text[]))",
+        "sqlite": "IN (SELECT value FROM json_each(:names))",
+    }.items()
+}
+
+_AGAIN = """
+ON CONFLICT (queue, share) DO UPDATE SET state = excluded.state, over_at = excluded.over_at
+"""
+_KEEP = {
+    "postgresql": text(f"""
+INSERT INTO delivery_shares (queue, share, state, over_at)
+SELECT :queue, u.share, u.state, u.over_at FROM unnest(CAST(:shares AS text[]), CAST(:states AS bytea[]),
+  CAST(:overs AS timestamptz[])) AS u(share, state, over_at)
+{_AGAIN}"""),
+    "sqlite": text(f"""
+INSERT INTO delivery_shares (queue, share, state, over_at) VALUES (:queue, :share, :state, :over_at)
+{_AGAIN}""").bindparams(bindparam("over_at", type_=Instant())),
+}
 
 # Two who speak of a queue for the first time meet here: one waits for the other, and none fails.
 _MAKE = text("""
@@ -264,8 +293,12 @@ def claimed(store: Store, connection: Connection, ids: Sequence[UUID]) -> list[C
 
 def put_off(connection: Connection, moments: Mapping[UUID, datetime]) -> None:
     """Look at these rows, which we hold, no sooner than then. No event: it decides nothing."""
-    if moments:
-        connection.execute(_PUT_OFF, [{"put_off": id, "until": at} for id, at in moments.items()])
+    if not moments:
+        return
+    values: Any = {"ids": list(moments), "untils": list(moments.values())}
+    if connection.dialect.name == "sqlite":
+        values = [{"id": id, "until": at} for id, at in moments.items()]
+    connection.execute(_PUT_OFF[connection.dialect.name], values)
 
 
 def look_again(connection: Connection, queue: str) -> None:
@@ -290,11 +323,10 @@ def look_again(connection: Connection, queue: str) -> None:
 def windows(connection: Connection, queue: str, names: Sequence[str]) -> dict[str, Window]:
     """Share -> what it started lately; one that is unknown has started nothing."""
     found = dict.fromkeys(names, Window())
-    statement = select(shares.c.share, shares.c.state).where(
-        shares.c.queue == queue, shares.c.share.in_(list(names))
-    )
-    for row in connection.execute(statement):
-        found[row.share] = _window(row.state)
+    dialect = connection.dialect.name
+    asked: Any = msgspec.json.encode(names).decode() if dialect == "sqlite" else list(names)
+    for share, state in connection.execute(_WINDOWS[dialect], {"queue": queue, "names": asked}):
+        found[share] = _window(state)
     return found
 
 
@@ -302,12 +334,15 @@ def keep(connection: Connection, queue: str, rate: Rate, kept: Mapping[str, Wind
     """Write these windows, under the lock of the queue's row."""
     if not kept:
         return
-    connection.execute(delete(shares).where(shares.c.queue == queue, shares.c.share.in_(list(kept))))
-    rows = [
-        {"queue": queue, "share": name, "state": msgspec.json.encode(window), "over_at": rate.over(window)}
-        for name, window in kept.items()
-    ]
-    connection.execute(insert(shares), rows)
+    states = [msgspec.json.encode(window) for window in kept.values()]
+    overs = [rate.over(window) for window in kept.values()]
+    values: Any = {"queue": queue, "shares": list(kept), "states": states, "overs": overs}
+    if connection.dialect.name == "sqlite":
+        values = [
+            {"queue": queue, "share": share, "state": state, "over_at": over}
+            for share, state, over in zip(kept, states, overs, strict=True)
+        ]
+    connection.execute(_KEEP[connection.dialect.name], values)
 
 
 def forget(connection: Connection, queue: str, before: datetime | None = None) -> None:
