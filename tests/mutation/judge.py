@@ -16,7 +16,7 @@ import signal
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +91,7 @@ class Judge:
             self._tests = self._look()
             if not self.broken:
                 late = self._judge(self._mutants, self._children, patience=1)
-                self._judge([trial.mutant for trial in late], 1, patience=4)
+                self._judge(late, children=1, patience=4)
         finally:
             shutil.rmtree(self._home, ignore_errors=True)
         return True
@@ -137,9 +137,9 @@ class Judge:
 
     # -- what they say of a mutant -----------------------------------------------------------------
 
-    def _judge(self, mutants: Iterable[Mutant], children: int, patience: int) -> list[Trial]:
-        """Ask about each, so many at a time; returns on which a test did not come back."""
-        waiting, running, late = list(mutants)[::-1], dict[int, Child](), []
+    def _judge(self, mutants: list[Mutant], children: int, patience: int) -> list[Mutant]:
+        """Ask about each, so many at a time; returns on which to ask again."""
+        waiting, running, late = mutants[::-1], dict[int, Child](), []
         while waiting or running:
             while waiting and len(running) < children:
                 mutant = waiting.pop()
@@ -155,8 +155,10 @@ class Judge:
                 if verdict is not None:
                     del running[pipe]
                     trial = self._end(pipe, child, verdict)
-                    late += [trial] if trial.verdict == TIMEOUT else []
-                    self._tell(trial)
+                    if trial.verdict == TIMEOUT and patience == 1:
+                        late.append(trial.mutant)
+                    else:
+                        self._tell(trial)
         return late
 
     def _asked(self, mutant: Mutant) -> list[Test]:

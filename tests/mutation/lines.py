@@ -25,10 +25,8 @@ def changed(path: Path) -> dict[str, set[int]]:
         if original is None or node is original or not name.rpartition("__mutmut_")[2].isdigit():
             continue
         touched = _touched(_body(text, original), _body(text, node), original.body[0].lineno)
-        found[name] = {
-            line for first, last in _statements(original) for line in range(first, last + 1)
-            if not touched.isdisjoint(range(first, last + 1))
-        }  # fmt: skip
+        statements = [set(range(first, last + 1)) for first, last in _statements(original)]
+        found[name] = {line for lines in statements if lines & touched for line in lines}
     return found
 
 
