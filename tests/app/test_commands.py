@@ -69,10 +69,10 @@ def lead(app: Deliveries, clock: RunningClock, ending: str) -> UUID:
     """A delivery in the database that has lived up to `ending`."""
     told = life(ending)
     store = Store(app.engine, clock)
-    clock.travel(told.commands[0].now)
+    clock.instant = told.commands[0].now
     id = schedule(app, "email", {"secret": 1}, recipient="ann@example.org", expires_at=DEADLINE).id
     for command in told.commands[1:]:
-        clock.travel(command.now)
+        clock.instant = command.now
         with store.transaction() as connection:
             change = advance(replay(store.history(connection, id)), command)
             assert change is not None
