@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.histories import NOW, at, scheduled, start
 
 from deliveries import (
     Backoff,
@@ -25,6 +24,7 @@ from deliveries.core import outcomes as o
 from deliveries.core.stream import START, advance
 from deliveries.processor.call import Call, Words
 from deliveries.registration import Registration
+from deliveries.testing.examples import NOW, at, scheduled, start
 
 
 def call(lookups: int = 0, lease: float = 30.0, **options: Any) -> Call:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Engine, insert, update
-from support.histories import DEADLINE, NOW, at, report
 
 from deliveries.core import commands as c
 from deliveries.core import events as e
@@ -14,6 +13,8 @@ from deliveries.core import outcomes as o
 from deliveries.processor.sweep import ASIDE_SECONDS, close, put_aside, sweep
 from deliveries.store.schema import deliveries, events
 from deliveries.store.store import Store
+from deliveries.testing.examples import NOW, at, report
+from deliveries.testing.lives import DEADLINE
 from store.acts import Acts, StoppedClock, event_row
 from support.apps import statements
 

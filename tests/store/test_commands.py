@@ -10,7 +10,6 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, select, update
 from sqlalchemy.exc import DBAPIError, OperationalError
-from support.histories import NOW, at, report, start
 
 from deliveries.core import commands as c
 from deliveries.core import events as e
@@ -20,6 +19,7 @@ from deliveries.errors import ConcurrentChange, ConcurrentSchedule, DeliveryNotF
 from deliveries.store.rows import Claimed
 from deliveries.store.schema import deliveries
 from deliveries.store.store import Store
+from deliveries.testing.examples import NOW, at, report, start
 from store.acts import Acts, StoppedClock, birth
 
 

@@ -8,10 +8,10 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import select
-from support.histories import NOW, at
 
 from deliveries.core.codec import GENESIS, digest
 from deliveries.store.schema import evidence
+from deliveries.testing.examples import NOW, at
 from store.acts import Acts
 
 

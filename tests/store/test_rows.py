@@ -7,13 +7,13 @@ from uuid import UUID, uuid4
 
 import pytest
 from msgspec import structs
-from support.histories import NOW, at, report
 
 from deliveries.core import commands as c
 from deliveries.core import outcomes as o
 from deliveries.core.delivery import Delivery
 from deliveries.errors import CorruptHistory
 from deliveries.store.rows import encode_tags, with_contents
+from deliveries.testing.examples import NOW, at, report
 from store.acts import Acts
 
 FIELDS = {

@@ -33,10 +33,18 @@ T = TypeVar("T")
 
 
 class ManualClock(VirtualClock):
-    """Starts at `NOW`."""
+    """Starts at `NOW`; `instant` is the present, without a look that may take time."""
 
     def __init__(self, start: datetime = NOW, tick: float = 0.0) -> None:
         super().__init__(start, tick=tick)
+
+    @property
+    def instant(self) -> datetime:
+        return self._instant
+
+    @instant.setter
+    def instant(self, to: datetime) -> None:
+        self.travel(to)
 
 
 class RunningClock(ManualClock):
