@@ -10,7 +10,6 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, inspect, make_url, select, text
-from support.proof import broken
 
 from deliveries import (
     Cancel,
@@ -28,6 +27,7 @@ from deliveries import (
 from deliveries.store.schema import contents, events, evidence, facts, metadata, notes, references
 from deliveries.testing.examples import NOW, at
 from deliveries.testing.lives import ENDINGS
+from deliveries.testing.proof import broken
 from support.apps import Apps, Gate, RunningClock, eventually, everything, kinds, last, schedule
 from support.lives import lead
 

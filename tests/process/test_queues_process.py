@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import func, select
+from support.proof import broken
 
 from deliveries import Deliveries, Draft
 from deliveries.store.schema import deliveries
 from support.kill_process import TESTS, until
 from support.limits import most_open
-from support.proof import broken
 
 TOTAL, DEBTS = 3, 40
 
