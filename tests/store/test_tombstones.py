@@ -10,8 +10,18 @@ from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from deliveries.core import outcomes as o
-from deliveries.store.beside import BESIDE, KEPT, bury
-from deliveries.store.schema import deliveries, events, evidence, metadata, tombstones
+from deliveries.store.beside import BESIDE, KEPT, bury, wipe
+from deliveries.store.schema import (
+    cap_slots,
+    deliveries,
+    events,
+    evidence,
+    facts,
+    metadata,
+    notes,
+    tombstones,
+    uniques,
+)
 from deliveries.testing.examples import NOW, report
 from store.acts import Acts, event_row
 
@@ -158,16 +168,48 @@ def test_every_table_of_deliveries_is_known_to_pruning_and_erasing() -> None:
     assert BESIDE[-1].table is deliveries
 
 
-def test_burying_leaves_nothing_of_a_delivery(acts: Acts) -> None:
-    id, other = ended(acts), ended(acts)
+def surrounded(acts: Acts) -> UUID:
+    """A delivery that ended, with a row in every table that can have one."""
+    id = ended(acts)
+    text = {"delivery_id": id, "text": "of a person", "salt": b"salt"}
+    digest = id.bytes * 2
     with acts.store.transaction() as connection:
-        for each in (id, other):
-            acts.store.add_evidence(connection, each, "late_report", {"attempt": 1}, NOW)
-            acts.store.refer(connection, {each: ("email", f"m-{each}")})
+        acts.store.add_evidence(connection, id, "late_report", {"attempt": 1}, NOW)
+        acts.store.refer(connection, {id: ("email", f"m-{id}")})
+        connection.execute(insert(notes), text | {"version": 3})
+        connection.execute(insert(facts), text | {"sequence": 1})
+        connection.execute(insert(uniques), {"digest": digest, "delivery_id": id, "taken_at": NOW})
+        slot = {"cap": "weekly", "digest": digest, "delivery_id": id, "taken_at": NOW, "free_at": NOW}
+        connection.execute(insert(cap_slots), slot)
+    return id
+
+
+def tables_of(acts: Acts, id: UUID) -> set[str]:
+    """Where the delivery has rows."""
+    with acts.store.reading() as connection:
+        return {one.table.name for one in BESIDE if id in connection.scalars(select(one.id)).all()}
+
+
+EVERYWHERE = {one.table.name for one in BESIDE}
+
+
+def test_burying_leaves_nothing_of_a_delivery(acts: Acts) -> None:
+    id, other = surrounded(acts), surrounded(acts)
     set_up(acts, tombstone(acts, id))
     with acts.store.transaction() as connection:
         bury(connection, [id])
+    assert tables_of(acts, other) == EVERYWHERE
+    assert tables_of(acts, id) == {one.table.name for one in BESIDE if one.outlives}
+
+
+def test_wiping_leaves_rows_that_tell_of_nobody(acts: Acts) -> None:
+    id, other = surrounded(acts), surrounded(acts)
+    with acts.store.transaction() as connection:
+        wipe(connection, [id])
+    assert tables_of(acts, other) == EVERYWHERE
+    assert tables_of(acts, id) == {one.table.name for one in BESIDE if not one.erased}
+    with acts.store.reading() as connection:
         for one in BESIDE:
-            found = list(connection.scalars(select(one.id)))
-            assert id not in found, one.table.name
-            assert other in found or one.table.name in {"delivery_notes", "delivery_facts"}
+            for column in one.emptied:
+                found = dict(connection.execute(select(one.id, one.table.c[column])).all())
+                assert (found[id], found[other] is None) == (None, False), (one.table.name, column)

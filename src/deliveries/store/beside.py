@@ -2,7 +2,8 @@
 
 A table that holds something of single deliveries has its line in `BESIDE`; a test finds out who was
 forgotten. Erasing a recipient empties the columns that may tell of people, or deletes rows whose
-very existence does. Pruning a delivery deletes all its rows; only its tombstone stays.
+very existence does. Pruning a delivery deletes all its rows; only its tombstone stays, and what limits
+others for a while yet.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Beside(Struct, frozen=True):
     """Columns that erasing sets to NULL."""
     erased: bool = False
     """True where erasing deletes the rows."""
+    outlives: bool = False
+    """True where pruning leaves the rows: they go by themselves when their time is over."""
     column: str = "delivery_id"
 
     @property
@@ -49,7 +52,7 @@ BESIDE: tuple[Beside, ...] = (
     Beside(facts, emptied=("text", "salt")),
     Beside(references, erased=True),
     Beside(uniques, erased=True),
-    Beside(cap_slots, erased=True),
+    Beside(cap_slots, erased=True, outlives=True),
     Beside(evidence),
     Beside(events),
     Beside(deliveries, column="id"),
@@ -74,4 +77,5 @@ def wipe(connection: Connection, ids: Sequence[UUID]) -> None:
 def bury(connection: Connection, ids: Sequence[UUID]) -> None:
     """Delete everything of these deliveries; the database lets only those go that have a tombstone."""
     for one in BESIDE:
-        connection.execute(delete(one.table).where(one.id.in_(ids)))
+        if not one.outlives:
+            connection.execute(delete(one.table).where(one.id.in_(ids)))
