@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import func, select
-from support.proof import broken
 
 from deliveries import Deliveries, Draft
 from deliveries.store.schema import deliveries

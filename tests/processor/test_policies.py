@@ -653,7 +653,9 @@ def iterate(delivery: Any) -> Any:
         {"function": print, "channels": []},
         {"function": print, "channels": [3]},
     ],
-    ids=str,
+    ids=lambda options: ", ".join(
+        f"{name}={getattr(value, '__name__', value)}" for name, value in options.items()
+    ),
 )
 def test_what_is_no_policy(options: Any) -> None:
     with pytest.raises(InvalidPolicy):
