@@ -62,7 +62,8 @@ def main() -> int:
         data.exit_code_by_key[trial.mutant.name] = trial.verdict
         data.save()
         count[trial.verdict] += 1
-        print(f"{sum(count.values())}/{len(mutants)}", NAMES[trial.verdict], trial.mutant.name, trial.test)
+        told = (f"{sum(count.values())}/{len(mutants)}", NAMES[trial.verdict], trial.mutant.name, trial.test)
+        print(*told, flush=True)
 
     judge = Judge(mutants, tell, options.children)
     os.chdir("mutants")

@@ -120,22 +120,16 @@ def test_only_an_attempt_is_under_a_lease(app: Deliveries, claims_of: Any, clock
 
 
 def test_what_nobody_performs_is_put_aside(
-    app: Deliveries, claims_of: Any, clock: RunningClock, caplog: pytest.LogCaptureFixture
+    app: Deliveries, clock: RunningClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    id, other = schedule(app).id, schedule(app).id
-    with app.engine.begin() as connection:
-        connection.execute(update(deliveries).where(deliveries.c.id == id).values(channel="x" * 100))
-    claims = claims_of(email=5)
-    claims._channels.append("x" * 100)
-    with claims._store.transaction() as connection:
-        starts, full = claims.claim(connection, {"email": 2})
-    assert ([one.id for one, _ in starts], full) == ([other], True)
+    app.adapter("x" * 100)(lambda delivery, attempt: None)
+    id, store = schedule(app, "x" * 100).id, Store(app.engine, clock)
+    claims = Claims(store, {"email": app.channels["email"]}, "w1", Settings(), Now(store))
+    assert claims.start(id) is None
     assert caplog.messages == [
         f"put aside: {id}: it cannot start: no adapter is registered for channel '{'x' * 79}"
     ]
     assert ASIDE_SECONDS - 1 < (row(app, id).lease_until - clock.now()).total_seconds() <= ASIDE_SECONDS
-    with app.engine.begin() as connection:
-        connection.execute(update(deliveries).where(deliveries.c.id == id).values(channel="email"))
 
 
 @pytest.mark.parametrize(
