@@ -12,9 +12,9 @@ from sqlalchemy import func, select
 
 from deliveries import Deliveries, Draft
 from deliveries.store.schema import deliveries
+from support.apps import assert_sound
 from support.kill_process import TESTS, until
 from support.limits import most_open
-from support.proof import broken
 
 TOTAL, DEBTS = 3, 40
 
@@ -46,7 +46,7 @@ def app(database_url: str) -> Iterator[Deliveries]:
     with made.engine.begin() as connection:
         made.schedule_many(connection, "email", [Draft(n) for n in range(DEBTS)])
     yield made
-    assert broken(made.engine) == []
+    assert_sound(made.engine)
     made.close()
 
 
