@@ -46,7 +46,7 @@ def app(database_url: str) -> Iterator[Deliveries]:
     with made.engine.begin() as connection:
         made.schedule_many(connection, "email", [Draft(n) for n in range(DEBTS)])
     yield made
-    assert broken(made.engine) == []
+    assert_sound(made.engine)
     made.close()
 
 
