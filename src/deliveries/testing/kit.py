@@ -208,13 +208,20 @@ class Kit:
         )
 
     def _perform(self, queues: Mapping[str, int] | None = None) -> Summary:
+        """What is due now, and what adapters and hooks commit meanwhile."""
+        total = Summary()
         with self._performing:
-            if self.app.periodics:
-                self.app.tick()
-            return performing.drain(self.app, self._stage, queues)
+            self._again, self._stage.left = True, performing.MAX_CALLS
+            while self._again:
+                self._again = False
+                if self.app.periodics:
+                    self.app.tick()
+                _add(total, performing.drain(self.app, self._stage, queues))
+        return total
 
     def _committed(self) -> None:
         """A hint: something was scheduled or changed, and its connection is about to be back."""
+        self._again = True
         if self._mode == "manual":
             return
         if isinstance(self.engine.pool, OneConnection):
@@ -223,10 +230,8 @@ class Kit:
             self._inline()
 
     def _inline(self) -> None:
-        """Perform what a commit left; what adapters commit meanwhile is performed by the same drain."""
-        self._again = True
-        while self._again and not self._performing.locked():
-            self._again = False
+        """Perform what a commit left, unless that happens already."""
+        if not self._performing.locked():
             self._perform()
 
     # -- what adapters do ----------------------------------------------------------------------

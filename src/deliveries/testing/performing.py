@@ -160,8 +160,7 @@ def perform(app: Deliveries, stage: Stage, id: UUID) -> Summary:
 
 
 def drain(app: Deliveries, stage: Stage, queues: Mapping[str, int] | None) -> Summary:
-    """Perform all that is due now, in this thread. Raises: AssertionError after `MAX_CALLS`."""
-    stage.left = MAX_CALLS
+    """Perform all that is due now, in this thread. Raises: AssertionError where no call is `left`."""
     processor = _processor(app, stage, queues)
     summary = processor.run(until_idle=True)
     wait = processor._claims.limits.wake_at - ticks.monotonic()
