@@ -141,15 +141,16 @@ class Kit:
 
         `until`: a moment, or for how long (seconds or a timedelta); the clock stands there afterwards.
         None: now, and no further. `"end"`: until all have ended or wait for a person. What becomes due
-        on the way, retries and what adapters schedule included, is performed at its time. `queues`
-        as in `Deliveries.drain`. Raises: AssertionError where there is no end to it.
+        on the way, retries and what adapters schedule included, is performed at its time; so are the
+        ticks of what recurs, but for those of the end, which has none. `queues` as in
+        `Deliveries.drain`. Raises: AssertionError where there is no end to it.
         """
         latest = None if until == "end" else self._moment(until)
         total = self._perform(queues)
         if until is None:
             return total
         for _ in range(MAX_JUMPS):
-            moment = self.next_due()
+            moment = self._next_moment() if latest is None else self.next_due()
             if moment is None or (latest is not None and moment > latest):
                 break
             self.clock.travel(moment)
@@ -175,13 +176,21 @@ class Kit:
     def next_due(self) -> datetime | None:
         """The next moment, after the present, at which something happens by itself; None: never.
 
-        A delivery is due, or too late; a lease is over, so that its attempt is closed; a lookup is asked.
+        A delivery is due, or too late; a lease is over, so that its attempt is closed; a lookup is
+        asked; a queue has room again; what recurs does.
         """
-        column = _MOMENTS.c[0]
-        statement = select(func.min(column)).where(column > self.clock.now())
+        now = self.clock.now()
+        ticks = [tick for entry in self.app.periodics.values() for tick in entry.next(now)]
+        return min([*ticks, *filter(None, (self._next_moment(),))], default=None)
+
+    def _next_moment(self) -> datetime | None:
+        """As `next_due`, without what recurs for ever."""
+        now, column = self.clock.now(), _MOMENTS.c[0]
         with self.app._reading(None) as connection:
-            moment: datetime | None = connection.scalar(statement)
-        return moment
+            moment = connection.scalar(select(func.min(column)).where(column > now))
+        room_at = self._stage.room_at
+        moments = (moment, room_at if room_at is not None and room_at > now else None)
+        return min(filter(None, moments), default=None)
 
     def perform(self, id: Id) -> Summary:
         """Attempt one delivery now, in this thread, if it is due and nobody else attempts it."""
@@ -199,11 +208,20 @@ class Kit:
         )
 
     def _perform(self, queues: Mapping[str, int] | None = None) -> Summary:
+        """What is due now, and what adapters and hooks commit meanwhile."""
+        total = Summary()
         with self._performing:
-            return performing.drain(self.app, self._stage, queues)
+            self._again, self._stage.left = True, performing.MAX_CALLS
+            while self._again:
+                self._again = False
+                if self.app.periodics:
+                    self.app.tick()
+                _add(total, performing.drain(self.app, self._stage, queues))
+        return total
 
     def _committed(self) -> None:
         """A hint: something was scheduled or changed, and its connection is about to be back."""
+        self._again = True
         if self._mode == "manual":
             return
         if isinstance(self.engine.pool, OneConnection):
@@ -212,10 +230,8 @@ class Kit:
             self._inline()
 
     def _inline(self) -> None:
-        """Perform what a commit left; what adapters commit meanwhile is performed by the same drain."""
-        self._again = True
-        while self._again and not self._performing.locked():
-            self._again = False
+        """Perform what a commit left, unless that happens already."""
+        if not self._performing.locked():
             self._perform()
 
     # -- what adapters do ----------------------------------------------------------------------

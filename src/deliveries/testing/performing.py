@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from msgspec import Struct
 from deliveries.audit.invariants import Called
 from deliveries.clock import Clock
 from deliveries.core.delivery import Attempt, Delivery
+from deliveries.processor import ticks
+from deliveries.processor.ask import Ask
 from deliveries.processor.call import Call
 from deliveries.processor.executor import Executor
 from deliveries.processor.ledger import Summary
@@ -95,24 +98,33 @@ class Caller(Executor):
                 self._lost(call)
 
     def make(self, call: Call) -> bool:
-        """Call the adapter. False where its process died."""
+        """Call the adapter, its lookup or a policy. False where the process died."""
         stage = self._stage
+        if isinstance(call, Ask):
+            self._call(call)
+            return True
         dies = stage.crashes.popleft() if stage.crashes and not call.is_lookup else None
         if dies == "before":
             return False
-        began = stage.clock.now()
         stage.calls.append(
             AdapterCall(
-                delivery=call.delivery, attempt=call.attempt, is_lookup=call.is_lookup, entered_at=began
+                delivery=call.delivery,
+                attempt=call.attempt,
+                is_lookup=call.is_lookup,
+                entered_at=stage.clock.now(),
             )
         )
+        self._call(call)
+        return dies is None and not isinstance(call.error, Crash)
+
+    def _call(self, call: Call) -> None:
+        began = self._stage.clock.now()
         if call.is_async:
-            stage.loop.run(self._run_async(call))
+            self._stage.loop.run(self._run_async(call))
         else:
             self._run(call)
-        if stage.clock.now() - began >= timedelta(seconds=call.timeout):
+        if self._stage.clock.now() - began >= timedelta(seconds=call.timeout):
             call.time_out()
-        return dies is None and not isinstance(call.error, Crash)
 
 
 class Stage:
@@ -124,6 +136,8 @@ class Stage:
         """Every call that the kit made, in order."""
         self.left = MAX_CALLS
         """Calls until a drain is given up."""
+        self.room_at: datetime | None = None
+        """When a queue whose rate is spent has room again, as the last drain saw it."""
         self.crashes: deque[str] = deque()
         """For the next calls: `before` or `after` the adapter the process dies."""
 
@@ -146,9 +160,11 @@ def perform(app: Deliveries, stage: Stage, id: UUID) -> Summary:
 
 
 def drain(app: Deliveries, stage: Stage, queues: Mapping[str, int] | None) -> Summary:
-    """Perform all that is due now, in this thread. Raises: AssertionError after `MAX_CALLS`."""
-    stage.left = MAX_CALLS
-    summary = _processor(app, stage, queues).run(until_idle=True)
+    """Perform all that is due now, in this thread. Raises: AssertionError where no call is `left`."""
+    processor = _processor(app, stage, queues)
+    summary = processor.run(until_idle=True)
+    wait = processor._claims.limits.wake_at - ticks.monotonic()
+    stage.room_at = stage.clock.now() + timedelta(seconds=max(wait, 0.001)) if wait < math.inf else None
     if stage.left <= 0:
         raise AssertionError(f"more than {MAX_CALLS} calls in one drain: every call owes something new")
     return summary
@@ -170,5 +186,6 @@ def _processor(app: Deliveries, stage: Stage, queues: Mapping[str, int] | None) 
         del processor._calls[id(call)]
 
     processor._executor = Caller(done, lost, stage)
+    processor._policing._executor = Caller(processor._policing._returned, lost, stage)
     vars(processor)["_serving"] = nullcontext  # no heartbeat and no watchdog: time stands still
     return processor

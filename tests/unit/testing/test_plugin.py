@@ -133,7 +133,7 @@ def test_it(session, assert_scheduled):
 
 
 def test_whoever_does_not_use_it_does_not_pay_for_it(pytester: pytest.Pytester) -> None:
-    """Nothing of the package is imported, and a user's own fixtures of these names are theirs."""
+    """No library that ours needs is imported, and a user's own fixtures of these names are theirs."""
     pytester.makepyfile(
         """
 import sys
@@ -146,7 +146,9 @@ def drain():
 def test_it(drain, pytestconfig):
     assert drain == "mine"
     assert pytestconfig.pluginmanager.hasplugin("deliveries")
-    assert not {"deliveries", "sqlalchemy", "hypothesis"} & {name.split(".")[0] for name in sys.modules}
+    assert not {"sqlalchemy", "msgspec", "eventsourcing", "hypothesis"} & {*sys.modules}
+    ours = {name for name in sys.modules if name.split(".")[0] == "deliveries"}
+    assert ours == {"deliveries", "deliveries.testing", "deliveries.testing.plugin"}
 """
     )
     pytester.runpytest_subprocess("-p", "no:xdist", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
@@ -191,10 +193,10 @@ def test_it_can_be_turned_off(pytester: pytest.Pytester) -> None:
 def test_from_type_works_whatever_is_imported_first(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
 from deliveries import Delivery
 
-@settings(max_examples=5)
+@settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(...)
 def test_it(delivery: Delivery):
     assert (delivery.due_at is not None) == (delivery.status == "pending")

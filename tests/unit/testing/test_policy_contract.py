@@ -11,19 +11,10 @@ import threading
 
 import pytest
 
-from deliveries import Snooze, Suppress
-from deliveries.core.outcomes import Outcome
+from deliveries import Defer, Proceed, Suppress
 from deliveries.testing import PolicyContract
 from deliveries.testing.lives import life
 from msgspec import structs
-
-try:
-    from deliveries import Defer, Proceed
-except ImportError:
-    class Proceed(Outcome): pass
-    class Defer(Snooze):
-        def __init__(self, until=None, reason=None, *, for_=None):
-            super().__init__(for_, until=until, reason=reason)
 
 
 class Contract(PolicyContract):

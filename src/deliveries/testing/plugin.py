@@ -1,7 +1,6 @@
-"""The pytest plugin, by entry point. Nothing of `deliveries` is imported before a fixture is asked for.
+"""The pytest plugin, by entry point. It imports pytest, and nothing of ours before a fixture is asked for.
 
-It stands beside the package, since pytest imports it at every start, and importing anything inside
-the package would import the package.
+pytest imports it at every start, for everybody who has the library installed.
 """
 
 from __future__ import annotations
