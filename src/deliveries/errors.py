@@ -107,6 +107,7 @@ class InvalidFilter(CallerError):
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"filter {field}: {problem}")
+        self.field = field
 
 
 class InvalidQueue(CallerError):

@@ -48,7 +48,7 @@ def done(app: Deliveries, count: int = 1, **options: Any) -> list[UUID]:
     app.drain()
     with app.engine.begin() as connection:
         for id in ids:
-            app.record_evidence(connection, "bounced", id=id, fact={"code": 550})
+            app.record_evidence(connection, "bounced", id=id, fact={"said": "no such mailbox"})
     return ids
 
 
@@ -288,7 +288,7 @@ def test_the_export_holds_nothing_personal(timed: Deliveries, clock: RunningCloc
     timed.prune(60, export=path)
     exported = path.read_text()
     assert "ann@example.org" not in exported
-    assert "550" not in exported
+    assert "no such mailbox" not in exported
 
 
 def test_what_was_not_exported_is_not_deleted(timed: Deliveries, clock: RunningClock, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from types import FrameType, ModuleType
 from typing import Any
@@ -27,6 +27,8 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection, TextClause, ev
 
 from deliveries.core.events import Event
 from deliveries.store import postgresql, sqlite
+from deliveries.store.arrays import Rows
+from deliveries.store.statement import Statement
 
 Points = Callable[[str], None]
 """Called with the name of a point that has been reached; may never return."""
@@ -163,12 +165,17 @@ def _names(connection: Connection, context: Any, sql: str, types: set[str]) -> l
 
 
 def _statement(context: Any, sql: str) -> str:
-    clause = getattr(getattr(context, "compiled", None), "statement", None)
-    clause = getattr(clause, "element", clause)
-    if isinstance(clause, TextClause) and clause.text in _constants():
-        return _constants()[clause.text]
+    bare = _bare(sql)
+    for text, name in _constants().items():
+        if text in bare:
+            return name
     found = re.search(r"^\s*(\w+).*?(?:(?<=FROM\s)|(?<=INTO\s)|(?<=UPDATE\s))([\w.]+)", sql, re.DOTALL)
     return f"{found[1]} {found[2]}" if found else " ".join(sql.split()[:3])
+
+
+def _bare(sql: str) -> str:
+    """`sql` without the names of its parameters, which each driver writes in its own way."""
+    return re.sub(r"%\(\w+\)s|(?<!:):\w+|\$\d+|\?", "?", sql).strip()
 
 
 @cache
@@ -180,14 +187,29 @@ def _constants() -> dict[str, str]:
         for name, value in vars(module).items():
             clause = getattr(value, "element", value)  # `text(...).columns(...)` holds its clause
             if isinstance(clause, TextClause):
-                found[clause.text] = name
+                found[_bare(clause.text)] = name
+            elif isinstance(value, Rows):
+                found[_bare(value._sql.partition("{rows}")[2])] = name
+            elif isinstance(value, Statement):
+                found[_bare(value.text)] = name
+            elif isinstance(value, sqlite.Plain):
+                found[_bare(value.sql)] = name
     return found
 
 
 def _types(context: Any) -> set[str]:
     """The types of the events that this statement writes."""
-    types: set[str] = set()
-    for values in getattr(context, "compiled_parameters", None) or ():
-        given = values.get("type")
-        types.update({given} if isinstance(given, str) else set(given or ()))
-    return types & _TYPES
+    if context is None or "INTO delivery_events" not in context.statement:
+        return set()
+    words = {word for values in context.parameters for text in _texts(values) for word in _words(text)}
+    return words & _TYPES
+
+
+def _texts(values: Any) -> Iterable[str]:
+    given = values.values() if isinstance(values, dict) else values
+    return (value for value in given if isinstance(value, str))
+
+
+def _words(text: str) -> list[str]:
+    """PostgreSQL gets many values as one text."""
+    return re.findall(r"\w+", text) if len(text) < 100_000 else []

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from deliveries import Deliveries, Draft
 from deliveries.store.schema import deliveries
-from deliveries.testing.proof import broken
+from support.apps import assert_sound
 from support.kill_process import TESTS, until
 from support.limits import most_open
 

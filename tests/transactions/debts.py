@@ -13,7 +13,7 @@ from deliveries.store.schema import contents, deliveries, events
 from deliveries.store.store import Store
 from support.apps import Calls, everything, schedule
 
-BOOKKEEPING = ("delivery_schema", "delivery_workers")
+BOOKKEEPING = ("delivery_schema", "delivery_workers", "delivery_secrets")
 """Tables that say nothing of any delivery."""
 
 

@@ -32,6 +32,9 @@ from deliveries.store.store import Store
 PATIENCE = 3
 """So often an outcome whose row somebody holds goes with a batch before it is settled alone."""
 
+FEW = 8
+"""So many outcomes that a batch left out are settled alone at once."""
+
 _log = logging.getLogger("deliveries")
 
 
@@ -114,17 +117,20 @@ class Ledger:
         """The batch is committed: those not among `ids` go with the next ones, and later are settled alone.
 
         A claim of another processor that came a moment too late holds the rows it found taken until it
-        ends, which is soon.
+        ends, which is soon. There are many of those; a few are settled alone at once.
         """
-        changes = []
-        self.finished.clear()
+        changes, left = [], []
         for call, write in batch:
             if call.delivery.id in ids:
                 self._summary.count(write.change)
                 changes.append(write.change)
             else:
-                call.skipped += 1
-                (self.finished if call.skipped < PATIENCE else self.alone).append(call)
+                left.append(call)
+        self.finished.clear()
+        for call in left:
+            call.skipped += 1
+            again = len(left) > FEW and call.skipped < PATIENCE
+            (self.finished if again else self.alone).append(call)
         return changes
 
     def doubt(self) -> None:

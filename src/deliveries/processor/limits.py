@@ -32,6 +32,9 @@ from deliveries.store.store import Store
 PAGE = 200
 """Deliveries that are looked at in one claim where each recipient has a rate."""
 
+LOOK_SECONDS = 0.1
+"""Between two looks at what is wanted of queues, at least, unless a hint says that it changed."""
+
 TAKEN_SECONDS = 0.02
 """When to look again at a queue whose row somebody else holds."""
 
@@ -62,7 +65,7 @@ class Limits:
 
     def look(self) -> None:
         """Read what is wanted of all queues."""
-        self.next_look = ticks.monotonic() + self._settings.poll
+        self.next_look = ticks.monotonic() + max(self._settings.poll, LOOK_SECONDS)
         with self._store.reading() as connection:
             self._wanted = queues.read(connection)
 
