@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ MAX_DEPTH = 64
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _decode = msgspec.json.Decoder().decode
+_DOUBTFUL = re.compile(r"\\u0000|[0-9]{19}")  # a NUL; a number that may have more than 64 bits
 _MAX_INT, _MIN_INT = 2**64 - 1, -(2**63)
 
 
@@ -53,8 +55,13 @@ def _sound(payload: Any, max_bytes: int) -> str | None:
     of the databases takes, and those show in the text.
     """
     try:
-        text = _ENCODER.encode(payload).decode()
-        if len(text) > max_bytes or "\\u0000" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+        encoded = _ENCODER.encode(payload)
+        text = encoded.decode()
+        if (
+            len(encoded) > max_bytes
+            or text.count("[") + text.count("{") > MAX_DEPTH
+            or _DOUBTFUL.search(text)
+        ):
             return None
         return text if _decode(text) == payload else None
     except Exception:  # whatever it is, the slow way knows its name and its place

@@ -22,7 +22,7 @@ from deliveries import (
 )
 from deliveries.store.schema import contents, deliveries, uniques
 from deliveries.store.uniqueness import forget
-from support.apps import Calls, RunningClock, everything, kinds, last, schedule, statements, texts
+from support.apps import Apps, Calls, RunningClock, everything, kinds, last, schedule, statements, texts
 
 USER = Unique(keys=("user_id",))
 EVER = Unique(period=None, keys=("user_id",))
@@ -280,7 +280,8 @@ def test_erasing_frees_the_kind_and_leaves_no_digest(app: Deliveries) -> None:
     assert not schedule(app, "email", user(2), unique=EVER).created
 
 
-def test_a_window_whose_delivery_is_gone_is_free(app: Deliveries) -> None:
+def test_a_window_whose_delivery_is_gone_is_free(app: Deliveries, apps: Apps) -> None:
+    apps.damaged = True
     first = schedule(app, "email", user(1), unique=EVER)
     with app.engine.begin() as connection:
         connection.execute(contents.update().values(recipient=None, payload=None, salt=None))

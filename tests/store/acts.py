@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 
 from deliveries.core import commands as c
 from deliveries.core.delivery import Delivery
+from deliveries.core.notes import salted
 from deliveries.core.stream import START, Change, Recorded, Stream, advance, replay
 from deliveries.store.rows import Birth, Contents, Write, delivery_of
 from deliveries.store.schema import deliveries
@@ -112,10 +113,15 @@ class Acts:
 
 def birth(recipient: str | None = "ann@example.org", **fields: Any) -> Birth:
     """A delivery about to be scheduled on the channel and queue `email`."""
-    event = scheduled(**({"delivery_id": uuid4()} | fields))
+    salt, payload = b"salt", '{"order":7}'
+    digests = {
+        "payload_digest": salted(salt, payload.encode()),
+        "recipient_digest": None if recipient is None else salted(salt, recipient.encode()),
+    }
+    event = scheduled(**({"delivery_id": uuid4()} | digests | fields))
     change = advance(START, c.Schedule(now=event.scheduled_at, scheduled=event))
     assert change is not None
-    return Birth(change, Contents(recipient=recipient, payload='{"order":7}', salt=b"salt"))
+    return Birth(change, Contents(recipient=recipient, payload=payload, salt=salt))
 
 
 def event_row(

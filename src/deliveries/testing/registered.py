@@ -24,7 +24,8 @@ def register() -> None:
 
 def _makers() -> dict[type[Any], Callable[[type[Any]], Any]]:
     values: list[type[Any]] = [events.Rules, Note, *events.EVENTS, *commands.Command.__subclasses__()]
-    kinds = outcomes.Outcome.__subclasses__() + outcomes.Cancel.__subclasses__()
+    found = outcomes.Outcome.__subclasses__() + outcomes.Cancel.__subclasses__()
+    kinds = [kind for kind in found if kind.__module__ == outcomes.__name__]
     return {
         Delivery: lambda _: _strategies().deliveries_in(),
         Attempt: lambda _: _strategies().attempts(),

@@ -108,7 +108,7 @@ KNOWN = (
     c.Command,
     *c.Command.__subclasses__(),
     o.Outcome,
-    *o.Outcome.__subclasses__(),
+    *(kind for kind in o.Outcome.__subclasses__() if kind.__module__ == o.__name__),
     o.Bounced,
 )
 
