@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -22,8 +22,10 @@ from property.store.workers import LEASE, TIMEOUT, UnreliableStore, Worker, Worl
 
 
 @pytest.fixture
-def world(database_url: str, engines: Callable[..., Engine]) -> World:
-    return World.on(engines(database_url))
+def world(database_url: str, engines: Callable[..., Engine]) -> Iterator[World]:
+    made = World.on(engines(database_url))
+    yield made
+    made.app.close()  # before its engine, or a hint on its way leaves a connection behind
 
 
 @pytest.fixture
