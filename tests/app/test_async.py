@@ -248,3 +248,36 @@ def test_an_async_autocommit_connection_is_refused(app: Deliveries, running: Any
 
     if driver != "aiosqlite":
         running(main)
+
+
+def test_what_operators_do(app: Deliveries, running: Any) -> None:
+    by = {"actor": "ops:ann", "reason": "why not"}
+
+    async def main(engine: AsyncEngine) -> None:
+        async with AsyncSession(engine) as session, session.begin():
+            ended = await app.aschedule(session, "email", 1, recipient="ann@example.org")
+            waiting = await app.aschedule(session, "email", 2, delay=600)
+            held = await app.aschedule(session, "charge")
+        await app.adrain()
+        async with AsyncSession(engine) as session, session.begin():
+            await app.aresolve(session, held.id, Done(reference="ch-1"))
+            made = await app.aredrive(session, ended.id, **by)
+            assert (made.root_id, made.payload, made.created) == (ended.id, 1, True)
+            assert not (await app.aredrive(session, ended.id)).created
+            told = await app.arecord_evidence(session, "refunded", reference="ch-1", fact={"cents": 1})
+            assert told.id == held.id
+            (piece,) = await app.aevidence(held.id, session=session)
+            assert piece.kind == "refunded"
+        where = {"id": [waiting.id]}
+        assert (await app.areschedule_where(where, delay=60, **by)).done == 1
+        assert (await app.acancel_where(where, **by, dry_run=True)).done == 1
+        assert (await app.asuppress_where(where, **by)).done == 1
+        assert (await app.acancel_where(where, **by)).left == {"suppressed": 1}
+        assert (await app.aredrive_where({"id": [ended.id, waiting.id]}, **by)).left == {"redriven": 1}
+        assert (await app.aerase(recipient="ann@example.org")).done == 2
+        assert (await app.aget(ended.id)).recipient is None
+        assert (await app.aprune(0)).done == 4
+        with pytest.raises(DeliveryNotFound):
+            await app.aget(ended.id)
+
+    running(main)
