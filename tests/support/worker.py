@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -72,8 +73,8 @@ def watch_commits(engine: Engine, gate: Gate) -> None:
 
 
 def _event_types(parameters: Any) -> set[str]:
-    if isinstance(parameters, str):
-        return {parameters} & {"Attempted", "Succeeded"}
+    if isinstance(parameters, str):  # PostgreSQL gets many values as one text
+        return set(re.findall(r"\w+", parameters)) & {"Attempted", "Succeeded"}
     if isinstance(parameters, dict):
         parameters = parameters.values()
     if isinstance(parameters, (list, tuple, type({}.values()))):
