@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from msgspec.structs import asdict
-from sqlalchemy import Engine, func, select, union_all
+from sqlalchemy import Engine
 
 from deliveries.app import Bind, Deliveries, Id
 from deliveries.audit.invariants import Finding
@@ -18,8 +18,7 @@ from deliveries.core.delivery import Delivery
 from deliveries.core.outcomes import Outcome
 from deliveries.processor.ledger import Summary
 from deliveries.scheduling import parse_id
-from deliveries.store.schema import deliveries
-from deliveries.testing import direct, performing, scheduled
+from deliveries.testing import direct, moments, performing, scheduled
 from deliveries.testing.clock import VirtualClock
 from deliveries.testing.moving import moved
 from deliveries.testing.performing import AdapterCall, Stage
@@ -31,16 +30,6 @@ Mode = Literal["manual", "inline"]
 
 MAX_JUMPS = 10_000
 """Moments at which one drain travels on; whoever needs more moves its due time for ever."""
-
-_MOMENTS = union_all(
-    select(func.coalesce(deliveries.c.lease_until, deliveries.c.due_at)).where(
-        deliveries.c.status == "pending"
-    ),
-    select(deliveries.c.expires_at).where(deliveries.c.status == "pending"),
-    select(deliveries.c.lease_until).where(deliveries.c.status == "attempting"),
-    select(deliveries.c.lookup_at).where(deliveries.c.status == "held"),
-).subquery()
-"""When something can happen by itself: something is due or late, a lease is over, a lookup is asked."""
 
 
 class Kit:
@@ -150,7 +139,7 @@ class Kit:
         if until is None:
             return total
         for _ in range(MAX_JUMPS):
-            moment = self._next_moment() if latest is None else self.next_due()
+            moment = moments.following(self.app, self._stage, ticks=latest is not None)
             if moment is None or (latest is not None and moment > latest):
                 break
             self.clock.travel(moment)
@@ -179,18 +168,7 @@ class Kit:
         A delivery is due, or too late; a lease is over, so that its attempt is closed; a lookup is
         asked; a queue has room again; what recurs does.
         """
-        now = self.clock.now()
-        ticks = [tick for entry in self.app.periodics.values() for tick in entry.next(now)]
-        return min([*ticks, *filter(None, (self._next_moment(),))], default=None)
-
-    def _next_moment(self) -> datetime | None:
-        """As `next_due`, without what recurs for ever."""
-        now, column = self.clock.now(), _MOMENTS.c[0]
-        with self.app._reading(None) as connection:
-            moment = connection.scalar(select(func.min(column)).where(column > now))
-        room_at = self._stage.room_at
-        moments = (moment, room_at if room_at is not None and room_at > now else None)
-        return min(filter(None, moments), default=None)
+        return moments.following(self.app, self._stage)
 
     def perform(self, id: Id) -> Summary:
         """Attempt one delivery now, in this thread, if it is due and nobody else attempts it."""
@@ -200,12 +178,8 @@ class Kit:
     def _moment(self, until: datetime | float | timedelta | None) -> datetime:
         if isinstance(until, datetime):
             return until
-        now = self.clock.now()
-        return (
-            now
-            if until is None
-            else now + (until if isinstance(until, timedelta) else timedelta(seconds=until))
-        )
+        span = until if isinstance(until, timedelta) else timedelta(seconds=until or 0)
+        return self.clock.now() + span
 
     def _perform(self, queues: Mapping[str, int] | None = None) -> Summary:
         """What is due now, and what adapters and hooks commit meanwhile."""
