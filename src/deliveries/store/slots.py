@@ -49,11 +49,6 @@ def book(
     return None if at <= now else at
 
 
-def forget(connection: Connection, ids: list[UUID]) -> None:
-    """Remove what counts for these deliveries, and with it the digests of their recipients."""
-    connection.execute(delete(cap_slots).where(_c.delivery_id.in_(ids)))
-
-
 def _place(
     mine: datetime | None, others: list[datetime], now: datetime, limit: int, window: timedelta
 ) -> datetime:

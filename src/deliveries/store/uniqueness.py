@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
-from sqlalchemy import Connection, delete, func, literal, select, text
+from sqlalchemy import Connection, func, literal, select, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -115,11 +115,6 @@ def take(connection: Connection, taken: Mapping[bytes, UUID], now: datetime | No
         connection.execute(_TAKE_ON_SQLITE, rows)
     else:
         connection.execute(_TAKE, {"digests": list(taken), "ids": list(taken.values()), "now": now})
-
-
-def forget(connection: Connection, ids: Collection[UUID]) -> None:
-    """Remove what is known of these deliveries, as when they are erased: their kind is free again."""
-    connection.execute(delete(uniques).where(uniques.c.delivery_id.in_(ids)))
 
 
 @contextmanager
