@@ -7,7 +7,7 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 
-from deliveries.adapters.smtp import address, dotted
+from deliveries.adapters.smtp import address, dotted, lined
 from deliveries.core.delivery import Delivery
 from deliveries.core.outcomes import Cancel
 
@@ -24,11 +24,11 @@ def letter(delivery: Delivery) -> EmailMessage:
         raise Cancel('the payload must have "subject" and "text", may have "html", and nothing else')
     if not all(isinstance(part, str) for part in payload.values()):
         raise Cancel("subject, text and html must be text")
+    subject = payload["subject"]
+    if subject and subject.splitlines() != [subject]:  # `EmailMessage` would take one at the end
+        raise Cancel("the subject holds a line break")
     message = EmailMessage()
-    try:
-        message["Subject"] = payload["subject"]
-    except ValueError:
-        raise Cancel("the subject holds a line break") from None
+    message["Subject"] = subject
     message.set_content(payload["text"])
     if "html" in payload:
         message.add_alternative(payload["html"], subtype="html")
@@ -51,7 +51,7 @@ def sender_of(sender: str) -> tuple[str, Address]:
 def written(message: EmailMessage, *, wide: bool) -> bytes:
     """The bytes for the wire. Raises: ValueError where a header is not one header."""
     policy = SMTP.clone(cte_type="7bit", utf8=wide)
-    flat = message.as_bytes(policy=policy)
+    flat = lined(message.as_bytes(policy=policy))  # first: a lone line break ends a header's line as well
     head = flat.partition(b"\r\n\r\n")[0]
     names = [line.partition(b":")[0].decode() for line in head.split(b"\r\n") if line[:1] not in b" \t"]
     # However it was smuggled in: what would be read as a header must be one that was set.

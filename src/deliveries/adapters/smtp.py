@@ -163,15 +163,19 @@ def address(value: str | None) -> str:
     return found[0]
 
 
-def dotted(content: bytes) -> bytes:
-    """As it goes over the wire: CRLF at the end of each line, dots doubled, the last dot added.
+def lined(content: bytes) -> bytes:
+    """`content` with CRLF at the end of each line, the last one too.
 
     No lone CR or LF survives, by which some servers would see an end where there is none
     (CVE-2023-51764 and its kin).
     """
     lines = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    if not lines.endswith(b"\r\n"):
-        lines += b"\r\n"
+    return lines if lines.endswith(b"\r\n") else lines + b"\r\n"
+
+
+def dotted(content: bytes) -> bytes:
+    """As it goes over the wire: `lined`, dots doubled, the last dot added."""
+    lines = lined(content)
     return (b"." if lines.startswith(b".") else b"") + lines.replace(b"\r\n.", b"\r\n..") + b".\r\n"
 
 

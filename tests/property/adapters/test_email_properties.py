@@ -67,6 +67,8 @@ encoded = st.sampled_from(["=?utf-8?q?=0D=0ABcc:_eve=40x?=", "=?utf-8?b?DQpCY2M6
 @example("\x85Bcc: eve@x", "", None)
 @example("\u2028Bcc: eve@x", "\u2028", "\x85")
 @example("x" * 998, ".", ".")
+@example("\n", "", None)
+@example("x\r", "", None)
 def test_any_subject_and_text_are_refused_or_arrive_under_their_own_headers(
     subject: str, text: str, html: str | None
 ) -> None:
