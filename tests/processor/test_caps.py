@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
@@ -114,6 +114,27 @@ def test_a_retry_keeps_its_slot(timed: Deliveries, clock: RunningClock) -> None:
     assert "Rescheduled" not in kinds(timed, first)
 
 
+def test_who_went_and_waits_again_still_counts(timed: Deliveries, clock: RunningClock) -> None:
+    went: list[tuple[Any, datetime]] = []
+
+    @timed.adapter("email")
+    def email(delivery: Any, attempt: Any) -> Any:
+        went.append((delivery.recipient, clock.now()))
+        return {("first", 1): Retry(after=20), ("first", 2): Retry(after=40)}.get(
+            (delivery.correlation_id, attempt.number)
+        )
+
+    timed.policy(policies.Cap(1, 60, per="tenant"))
+    for priority, name in enumerate(("first", "second")):
+        schedule(timed, recipient=name, correlation_id=name, priority=priority)
+        timed.drain()
+    drained(timed, clock, 0.1, step=5)
+    assert {who for who, _ in went} == {"first", "second"}
+    for who, moment in went:
+        last = max((other for whose, other in went if whose != who and other < moment), default=None)
+        assert last is None or moment - last >= timedelta(seconds=60)
+
+
 def test_who_ended_before_its_turn_frees_its_slot(email: Deliveries, clock: RunningClock) -> None:
     email.policy(policies.Cap(1, HOUR))
     schedule(email, recipient="ann")
@@ -211,6 +232,7 @@ def test_two_processors(email: Deliveries, clock: RunningClock, sent: list[Any])
     limit=st.integers(1, 4),
     steps=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=40),
 )
+@example(limit=1, steps=[(0, 0), (1, 0), (0, 20), (0, 40), (1, 0)])
 def test_no_window_ever_holds_more(limit: int, steps: list[tuple[int, int]]) -> None:
     """Whoever asks whenever: what counts is the moment of each delivery's last leave to go."""
     window, now = timedelta(seconds=60), NOW
@@ -218,7 +240,8 @@ def test_no_window_ever_holds_more(limit: int, steps: list[tuple[int, int]]) -> 
     went: dict[int, datetime] = {}
     for who, seconds in steps:
         now += timedelta(seconds=seconds)
-        others = [taken for other, taken in booked.items() if other != who]
+        known = {*booked.items(), *went.items()}  # a slot that waits, and the one used before it
+        others = [taken for other, taken in known if other != who]
         booked[who] = slots._place(booked.get(who), others, now, limit, window)
         assert booked[who] >= now or booked[who] == went.get(who)
         if booked[who] == now:

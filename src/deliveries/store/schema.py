@@ -393,6 +393,7 @@ cap_slots = Table(
     Column("digest", LargeBinary, primary_key=True),
     Column("delivery_id", Id, primary_key=True),
     Column("taken_at", Instant, nullable=False),
+    Column("went_at", Instant),
     Column("free_at", Instant, nullable=False),
     sqlite_strict=True,
 )

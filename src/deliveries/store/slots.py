@@ -2,13 +2,15 @@
 
 A delivery has one slot, at the moment of its last attempt. One for which there is no room is booked
 for the moment at which there is, so that it is deferred once and not whenever somebody else was
-served. A slot is looked at again when its delivery is asked about again: no window ever holds more.
+served; where it went before, that counts as well until it goes again. A slot is looked at again when
+its delivery is asked about again: no window ever holds more.
 """
 
 from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, delete, insert, select, text, tuple_
@@ -39,12 +41,16 @@ def book(
     _lock(connection, cap, digest)
     now = store.now(connection)  # after the lock: nobody before us has a later one
     mine, others = _slots(connection, cap, digest, delivery_id)
-    at = _place(mine, others, now, limit, window)
-    if mine != at:
+    booked, went = (None, None) if mine is None else (mine.taken_at, mine.went_at)
+    at = _place(booked, others, now, limit, window)
+    if at <= now:
+        went = at
+    if mine is None or (booked, mine.went_at) != (at, went):
         own = (_c.cap == cap) & (_c.digest == digest) & (_c.delivery_id == delivery_id)
         connection.execute(delete(cap_slots).where(own))
         values = {"cap": cap, "digest": digest, "delivery_id": delivery_id}
-        connection.execute(insert(cap_slots), values | {"taken_at": at, "free_at": at + window})
+        times = {"taken_at": at, "went_at": went, "free_at": at + window}
+        connection.execute(insert(cap_slots), values | times)
     _tidy(connection, now)
     return None if at <= now else at
 
@@ -62,22 +68,24 @@ def _place(
     return recent[-limit] + window
 
 
-def _slots(
-    connection: Connection, cap: str, digest: bytes, delivery_id: UUID
-) -> tuple[datetime | None, list[datetime]]:
-    """The delivery's own slot, and those of the others that did not end before they were used."""
+def _slots(connection: Connection, cap: str, digest: bytes, delivery_id: UUID) -> tuple[Any, list[datetime]]:
+    """The row of the delivery's own slot, or None; and the moments at which the others went or will go."""
     statement = (
-        select(_c.delivery_id, _c.taken_at, deliveries.c.status, deliveries.c.attempt)
+        select(_c.delivery_id, _c.taken_at, _c.went_at, deliveries.c.status, deliveries.c.attempt)
         .outerjoin(deliveries, deliveries.c.id == _c.delivery_id)
         .where(_c.cap == cap, _c.digest == digest)
     )
-    mine, others = None, []
+    mine, others = None, set()
     for row in connection.execute(statement):
         if row.delivery_id == delivery_id:
-            mine = row.taken_at
-        elif row.attempt != 0 or row.status not in TERMINAL:
-            others.append(row.taken_at)
-    return mine, others
+            mine = row
+            continue
+        ended = row.status in TERMINAL
+        if not ended:
+            others.add((row.delivery_id, row.taken_at))
+        if row.went_at is not None and not (ended and row.attempt == 0):  # leave to go, and never used
+            others.add((row.delivery_id, row.went_at))
+    return mine, [at for _, at in others]
 
 
 def _lock(connection: Connection, cap: str, digest: bytes) -> None:
