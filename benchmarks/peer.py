@@ -11,12 +11,13 @@ import signal
 import sys
 import threading
 
+import psycopg
 from harness import main, once, open_loop, repeat, tick
 from sqlalchemy import text
 
 from deliveries import Deliveries, Draft
 
-ORDER = text("INSERT INTO biz (v) VALUES (:v)")
+ORDER = "INSERT INTO biz (v) VALUES (%s)"
 LEFT = "SELECT count(*) FROM deliveries WHERE status IN ('pending', 'attempting', 'held')"
 
 
@@ -39,11 +40,11 @@ def setup(url):
 
 
 async def tx(url, n):
-    app = application(url)
+    app, connection = application(url), psycopg.connect(url)
 
     def order():
-        with app.engine.begin() as connection:
-            connection.execute(ORDER, {"v": "x" * 100})
+        with connection.transaction():
+            connection.execute(ORDER, ("x" * 100,))
             app.schedule(connection, "noop")
 
     await repeat(order, n)
@@ -51,10 +52,10 @@ async def tx(url, n):
 
 
 async def bulk(url, n):
-    app = application(url)
+    app, connection = application(url), psycopg.connect(url)
 
     def schedule():
-        with app.engine.begin() as connection:
+        with connection.transaction():
             app.schedule_many(connection, "noop", [Draft() for _ in range(n)])
 
     await once(schedule, n)

@@ -13,11 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Session, scoped_session
 
 from deliveries import scheduling
 from deliveries.audit.explain import Explanation, explain, told
-from deliveries.births import bear
+from deliveries.births import bear, bear_many
 from deliveries.clock import Clock, SystemClock
 from deliveries.core import commands as c
 from deliveries.core import outcomes as o
@@ -51,10 +50,10 @@ from deliveries.processor.ticker import Ticker
 from deliveries.processor.wakeup import Wakeup
 from deliveries.queues import Queues
 from deliveries.registration import AdapterFunction, Registration
-from deliveries.scheduling import Draft
+from deliveries.scheduling import Debt, Draft
 from deliveries.store.evidence import gathered
 from deliveries.store.rows import Birth
-from deliveries.store.store import Store
+from deliveries.store.store import Bind, Store
 from deliveries.suppressions import Suppressions
 from deliveries.timetable import Timetable
 from deliveries.twins import AsyncTwins
@@ -69,7 +68,6 @@ _log = logging.getLogger("deliveries")
 F = TypeVar("F", bound=AdapterFunction)
 P = TypeVar("P", bound="PolicyFunction | ReadyMade")
 H = TypeVar("H", bound=HookFunction)
-Bind = Session | scoped_session[Session] | Connection
 Id = UUID | str
 
 
@@ -234,7 +232,7 @@ class Deliveries(Operating, Timetable, AsyncTwins):
             tenant=tenant,
             unique=unique,
         )
-        births, wanted = self._prepare(channel, [draft])
+        births, wanted = self._prepare(channel, draft)
         connection = self._store.caller(session)
         if any(one.unique.replace for one in wanted.values()):  # several writes, all or nothing
             with connection.begin_nested():
@@ -249,18 +247,30 @@ class Deliveries(Operating, Timetable, AsyncTwins):
         for index, draft in enumerate(drafts):
             if not isinstance(draft, Draft):
                 raise InvalidSchedule(f"drafts[{index}]", f"a Draft is needed, not {type(draft).__name__}")
-        births, wanted = self._prepare(channel, drafts)
-        if not births:
+        debts = self._checked(channel, drafts)
+        if not debts:
             return []
+        births: list[Birth] = []
+        wanted: dict[UUID, Asked] = {}
+        if self._policies or debts[0].registration.unique or any(draft.unique for draft in drafts):
+            births = [scheduling.born(debt) for debt in debts]
+            wanted = asked(drafts, births, debts[0].registration)
         connection = self._store.caller(session)
         with connection.begin_nested():
-            return self._bear(connection, births, wanted)
+            if births:
+                return self._bear(connection, births, wanted)
+            delivered = bear_many(self._store, connection, debts)
+            self._wakeup.after_commit(connection)
+            return delivered
 
-    def _prepare(self, channel: str, drafts: Sequence[Draft]) -> tuple[list[Birth], dict[UUID, Asked]]:
+    def _checked(self, channel: str, drafts: Sequence[Draft]) -> list[Debt]:
         registration = self._registration(channel)
         now, limit = self._store.clock.now(), self._max_payload_bytes
-        births = [scheduling.prepare(draft, registration, now, limit) for draft in drafts]
-        return births, asked(drafts, births, registration)
+        return [scheduling.checked(draft, registration, now, limit) for draft in drafts]
+
+    def _prepare(self, channel: str, draft: Draft) -> tuple[list[Birth], dict[UUID, Asked]]:
+        births = [scheduling.born(debt) for debt in self._checked(channel, [draft])]
+        return births, asked([draft], births, self._registration(channel))
 
     def _registration(self, channel: str) -> Registration:
         registration = self._registrations.get(channel)

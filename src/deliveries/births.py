@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from msgspec import structs
 from sqlalchemy import Connection
 
 from deliveries.core.delivery import Delivery
 from deliveries.errors import ConcurrentSchedule, IdempotencyConflict
+from deliveries.scheduling import Debt, born
 from deliveries.store.rows import Birth, Contents, with_contents
 from deliveries.store.store import Store
+
+BATCH = 2_000
+"""Deliveries that are made and written at a time."""
+
+T = TypeVar("T")
 
 
 def bear(store: Store, connection: Connection, births: Sequence[Birth]) -> list[Delivery]:
@@ -25,6 +33,30 @@ def bear(store: Store, connection: Connection, births: Sequence[Birth]) -> list[
         newborn(birth) if birth.change.after.id in created else same_debt(birth, owners.get(key_of(birth)))
         for birth in births
     ]
+
+
+def bear_many(store: Store, connection: Connection, debts: Sequence[Debt]) -> list[Delivery]:
+    """As `bear`: while the database writes some of them, those that follow are made.
+
+    In the order of `debts`. Raises: as `bear`.
+    """
+    # by key, so that two callers with the same keys wait for each other and never cross
+    order = sorted(range(len(debts)), key=lambda place: (debts[place].key or "", debts[place].tenant))
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    made = ([born(debts[place]) for place in batch] for batch in batches)
+    found: dict[int, Delivery] = {}
+    for batch, births in zip(batches, _ahead(made) if len(batches) > 1 else made, strict=True):
+        found.update(zip(batch, bear(store, connection, births), strict=True))
+    return [found[place] for place in range(len(debts))]
+
+
+def _ahead(made: Iterator[T]) -> Iterator[T]:
+    """Each of `made`, while the next is made in a thread."""
+    with ThreadPoolExecutor(1, "deliveries-births") as thread:
+        coming = thread.submit(next, made, None)
+        while (one := coming.result()) is not None:
+            coming = thread.submit(next, made, None)
+            yield one
 
 
 def key_of(birth: Birth) -> tuple[str, str]:

@@ -16,7 +16,6 @@ from uuid import UUID
 
 from msgspec import structs
 from sqlalchemy import Connection
-from sqlalchemy.orm import Session, scoped_session
 
 from deliveries import scheduling
 from deliveries.bulk import BATCH, Bulk, Handle, Pages, Report, batch_of, pages_of
@@ -31,12 +30,12 @@ from deliveries.redriving import REDRIVEN, Redrive, Redriving, successor_of
 from deliveries.retention import Export, Pruning, age_of, ended
 from deliveries.store.evidence import Evidence, gathered, marked
 from deliveries.store.failures import appending_evidence
+from deliveries.store.store import Bind
 from deliveries.where import Filter, Where, where_of
 
 if TYPE_CHECKING:
     from deliveries.app import Deliveries
 
-Bind = Session | scoped_session[Session] | Connection
 Id = UUID | str
 
 _log = logging.getLogger("deliveries")

@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 from msgspec import Struct, structs
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session, scoped_session
 
 from deliveries.audit.explain import Explanation
 from deliveries.core.delivery import Status
@@ -29,7 +28,7 @@ from deliveries.scheduling import name, text
 from deliveries.store import queues as rows
 from deliveries.store.failures import is_serialization_failure
 from deliveries.store.queues import RateBy, Wanted
-from deliveries.store.store import Store
+from deliveries.store.store import Bind, Store
 from deliveries.twins import AsyncBind, in_session, read_in
 
 MAX_CONCURRENCY = 10_000
@@ -39,7 +38,6 @@ MAX_REASON = 1_000
 
 UNITS = {"second": 1.0, "minute": 60.0, "hour": 3_600.0, "day": 86_400.0}
 
-Bind = Session | scoped_session[Session] | Connection
 Per = float | timedelta | Literal["second", "minute", "hour", "day"]
 
 _log = logging.getLogger("deliveries")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
+from msgspec import Struct
 from uuid_utils.compat import uuid7
 
 from deliveries.core import codec, commands
@@ -38,8 +38,7 @@ MAX_TAGS = 20
 MAX_TAG = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """One delivery to be scheduled.
 
     `payload` is a JSON value, a msgspec Struct or a dataclass. Of `due_at` (an aware datetime) and
@@ -55,7 +54,7 @@ class Draft:
     expires_at: datetime | None = None
     priority: int = 5
     max_attempts: int | None = None
-    tags: Sequence[str] = field(default=())
+    tags: Sequence[str] = ()
     correlation_id: str | None = None
     causation_id: str | None = None
     tenant: str = ""
@@ -63,25 +62,35 @@ class Draft:
     """None: as its adapter says. False: not unique."""
 
 
-def prepare(
-    draft: Draft, registration: Registration, now: datetime, max_payload_bytes: int = MAX_PAYLOAD_BYTES
-) -> Birth:
-    """The birth of the delivery that `draft` asks for.
+class Debt(Struct, frozen=True, gc=False):
+    """A draft that was found sound: what its event and its contents will say."""
 
-    Raises: InvalidPayload, InvalidSchedule naming the field.
-    """
+    registration: Registration
+    now: datetime
+    payload: str
+    recipient: str | None
+    due_at: datetime | None
+    expires_at: datetime | None
+    priority: int
+    max_attempts: int | None
+    tenant: str
+    key: str | None
+    tags: tuple[str, ...]
+    correlation_id: str | None
+    causation_id: str | None
+
+
+def checked(
+    draft: Draft, registration: Registration, now: datetime, max_payload_bytes: int = MAX_PAYLOAD_BYTES
+) -> Debt:
+    """What `draft` asks for. Raises: InvalidPayload, InvalidSchedule naming the field."""
     if not (draft.unique is None or draft.unique is False or isinstance(draft.unique, Unique)):
         raise InvalidSchedule("unique", f"a Unique is needed, or False for none, not {shown(draft.unique)}")
-    payload = encode(draft.payload, max_payload_bytes)
-    salt = os.urandom(16)
-    recipient = None if draft.recipient is None else text(draft.recipient, "recipient", MAX_RECIPIENT)
-    event = Scheduled(
-        delivery_id=uuid7(),
-        channel=registration.channel,
-        queue=registration.queue,
-        scheduled_at=now,
-        payload_digest=salted(salt, payload.encode()),
-        recipient_digest=None if recipient is None else salted(salt, recipient.encode()),
+    return Debt(
+        registration,
+        now,
+        payload=encode(draft.payload, max_payload_bytes),
+        recipient=None if draft.recipient is None else text(draft.recipient, "recipient", MAX_RECIPIENT),
         due_at=_due_at(draft, now),
         expires_at=_instant(draft.expires_at, "expires_at", now),
         priority=_priority(draft.priority),
@@ -92,9 +101,38 @@ def prepare(
         correlation_id=name(draft.correlation_id, "correlation_id", empty=False),
         causation_id=name(draft.causation_id, "causation_id", empty=False),
     )
-    change = advance(START, commands.Schedule(now=now, scheduled=event))
+
+
+def born(debt: Debt) -> Birth:
+    """The birth of a delivery: its id, its event, and its contents with their salt."""
+    salt = os.urandom(16)
+    event = Scheduled(
+        delivery_id=uuid7(),
+        channel=debt.registration.channel,
+        queue=debt.registration.queue,
+        scheduled_at=debt.now,
+        payload_digest=salted(salt, debt.payload.encode()),
+        recipient_digest=None if debt.recipient is None else salted(salt, debt.recipient.encode()),
+        due_at=debt.due_at,
+        expires_at=debt.expires_at,
+        priority=debt.priority,
+        max_attempts=debt.max_attempts,
+        tenant=debt.tenant,
+        key=debt.key,
+        tags=debt.tags,
+        correlation_id=debt.correlation_id,
+        causation_id=debt.causation_id,
+    )
+    change = advance(START, commands.Schedule(now=debt.now, scheduled=event))
     assert change is not None, "a stream that has not begun accepts its first event"
-    return Birth(change, Contents(recipient=recipient, payload=payload, salt=salt))
+    return Birth(change, Contents(recipient=debt.recipient, payload=debt.payload, salt=salt))
+
+
+def prepare(
+    draft: Draft, registration: Registration, now: datetime, max_payload_bytes: int = MAX_PAYLOAD_BYTES
+) -> Birth:
+    """The birth of the delivery that `draft` asks for. Raises: as `checked`."""
+    return born(checked(draft, registration, now, max_payload_bytes))
 
 
 def instant(value: datetime, field: str, now: datetime) -> datetime:
@@ -161,6 +199,8 @@ def _max_attempts(value: int | None) -> int | None:
 
 
 def _tags(value: Sequence[str]) -> tuple[str, ...]:
+    if value == ():
+        return ()
     if isinstance(value, str) or not isinstance(value, (list, tuple, set, frozenset)):
         raise InvalidSchedule("tags", "a list of strings is needed")
     if not all(isinstance(tag, str) for tag in value):

@@ -6,19 +6,15 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
-from sqlalchemy.orm import Session, scoped_session
-
 from deliveries import scheduling
 from deliveries.errors import CallerError, InvalidSchedule, shown
 from deliveries.store import suppressed
-from deliveries.store.store import Store
+from deliveries.store.store import Bind, Store
 from deliveries.store.suppressed import Suppression
 
 if TYPE_CHECKING:
     from deliveries.twins import AsyncBind
 
-Bind = Session | scoped_session[Session] | Connection
 
 MAX_REASON = 200
 

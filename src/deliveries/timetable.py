@@ -133,7 +133,7 @@ class Timetable:
 
     def _tick_born(self, connection: Connection, channel: str, draft: Draft) -> Delivery:
         app = cast("Deliveries", self)
-        births, wanted = app._prepare(channel, [draft])
+        births, wanted = app._prepare(channel, draft)
         return app._bear(connection, births, wanted)[0]
 
 

@@ -54,6 +54,20 @@ class RunningClock(ManualClock):
         super().__init__(start, tick=0.000_001)
 
 
+@contextmanager
+def plain(app: Deliveries, **options: Any) -> Iterator[Any]:
+    """A connection of psycopg's to the database of `app`, without SQLAlchemy; rolled back at the end."""
+    import psycopg
+
+    arguments, told = app.engine.dialect.create_connect_args(app.engine.url)
+    told.pop("context", None)  # SQLAlchemy's own ways with types
+    connection = psycopg.connect(*arguments, **told, **options)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
 class Calls:
     """Decorates adapters, and keeps which attempts they were called for, in order."""
 

@@ -157,9 +157,10 @@ def test_the_watch_would_see_who_waits(app: Deliveries) -> None:
         pid = pid_of(connection)
 
         def look() -> None:
-            with nobody_waiting_for(app.engine, pid), watching(app.engine) as watch:
+            with nobody_waiting_for(app.engine, pid) as look_again, watching(app.engine) as watch:
                 other = pool.submit(schedule, app, "email")
                 watch.until_waiting(pid, 1)
+                look_again()
                 assert ("relation", "ExclusiveLock", "delivery_events") in watch.locks_of(pid)
                 connection.rollback()
                 other.result(PATIENCE)

@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from deliveries import Deliveries, Draft, IdempotencyConflict
-from support.apps import Calls
+from support.apps import Calls, plain
 from transactions.debts import owed
 
 KEYS = ["a", "b", "c"]
@@ -85,8 +85,9 @@ class Model:
 class Interpreter:
     """Does to the database and to the model what a tree says, and compares the answers on the way."""
 
-    def __init__(self, app: Deliveries, bind: Session | Connection, tenant: str) -> None:
+    def __init__(self, app: Deliveries, bind: Any, tenant: str) -> None:
         self.app, self.bind, self.tenant = app, bind, tenant
+        self.given = bind.raw if isinstance(bind, PlainBind) else bind
         self.numbers = iter(range(1_000_000))
         self.ids: dict[Any, Any] = {}
         self.depth = 0
@@ -134,7 +135,7 @@ class Interpreter:
 
     def schedule(self, key: str | None, model: Model) -> None:
         payload = f"of key {key}" if key else next(self.numbers)
-        made = self.app.schedule(self.bind, "email", payload, key=key, tenant=self.tenant)
+        made = self.app.schedule(self.given, "email", payload, key=key, tenant=self.tenant)
         assert made.created is (payload not in model.debts)
         if made.created:
             self.born(payload, made.id, model)
@@ -147,9 +148,9 @@ class Interpreter:
         if conflict and taken:
             drafts.append(Draft("another debt", key=taken[0], tenant=self.tenant))
             with pytest.raises(IdempotencyConflict):
-                self.app.schedule_many(self.bind, "email", drafts)
+                self.app.schedule_many(self.given, "email", drafts)
             return
-        made = self.app.schedule_many(self.bind, "email", drafts)
+        made = self.app.schedule_many(self.given, "email", drafts)
         for payload, delivery in zip(payloads, made, strict=True):
             self.born(payload, delivery.id, model)
 
@@ -160,7 +161,7 @@ class Interpreter:
     def cancel(self, back: int, model: Model) -> None:
         if back <= len(model.debts):
             payload = list(model.debts)[-back]
-            self.app.cancel(self.bind, self.ids[payload])
+            self.app.cancel(self.given, self.ids[payload])
             model.debts[payload] = True
 
     def perform(self) -> None:
@@ -168,17 +169,58 @@ class Interpreter:
             self.app.drain()
 
 
-@pytest.fixture(params=["session", "connection"])
-def bind(request: pytest.FixtureRequest, app: Deliveries) -> Iterator[Session | Connection]:
+class PlainBind:
+    """A psycopg connection without SQLAlchemy, under SQLAlchemy's names for what ends a transaction."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw, self.commit, self.rollback = raw, raw.commit, raw.rollback
+
+    def begin_nested(self) -> Any:
+        return PlainSavepoint(self.raw)
+
+
+class PlainSavepoint:
+    """Ends as a savepoint of SQLAlchemy's does."""
+
+    numbers = iter(range(1_000_000))
+
+    def __init__(self, raw: Any) -> None:
+        self._raw, self._name = raw, f"tree_{next(self.numbers)}"
+        raw.execute(f"SAVEPOINT {self._name}")
+
+    def commit(self) -> None:
+        self._raw.execute(f"RELEASE SAVEPOINT {self._name}")
+
+    def rollback(self) -> None:
+        self._raw.execute(f"ROLLBACK TO SAVEPOINT {self._name}")
+        self.commit()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *raised: object) -> None:
+        self.rollback()
+
+
+@pytest.fixture(params=["session", "plain"])
+def bind(request: pytest.FixtureRequest, app: Deliveries) -> Iterator[Any]:
+    """A session; or what lies below it: SQLAlchemy's connection, on PostgreSQL psycopg's."""
     engine: Engine = app.engine
-    with Session(engine) if request.param == "session" else engine.connect() as bind:
-        yield bind
+    if request.param == "session":
+        with Session(engine) as session:
+            yield session
+    elif engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            yield connection
+    else:
+        with plain(app) as raw:
+            yield PlainBind(raw)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(trees=TRANSACTIONS)
 def test_what_is_visible_is_what_was_committed_at_every_level(
-    app: Deliveries, bind: Session | Connection, calls: Calls, trees: list[Node]
+    app: Deliveries, bind: Any, calls: Calls, trees: list[Node]
 ) -> None:
     tenant, model, never = uuid4().hex, Model(), set()  # each example has a tenant to itself
     interpreter = Interpreter(app, bind, tenant)

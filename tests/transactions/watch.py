@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,20 +68,29 @@ def pid_of(bind: Any) -> int:
 
 
 @contextmanager
-def nobody_waiting_for(engine: Engine, pid: int) -> Iterator[None]:
-    """Looks again and again, and fails if ever somebody waited for session `pid` meanwhile."""
+def nobody_waiting_for(engine: Engine, pid: int) -> Iterator[Callable[[], None]]:
+    """Looks again and again, and fails if ever somebody waited for session `pid` meanwhile.
+
+    What it yields returns after one more look.
+    """
     seen: list[str] = []
-    over = threading.Event()
+    over, looked = threading.Event(), threading.Event()
 
     def look(watch: Watch) -> None:
         while not over.wait(0.01):
             seen.extend(watch.waiting_for(pid))
+            looked.set()
+
+    def look_again() -> None:
+        for _ in range(2):  # the first may have begun before
+            looked.clear()
+            assert looked.wait(PATIENCE)
 
     with watching(engine) as watch:
         thread = threading.Thread(target=look, args=(watch,))
         thread.start()
         try:
-            yield
+            yield look_again
             seen.extend(watch.waiting_for(pid))
         finally:
             over.set()

@@ -17,12 +17,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
+from deliveries.store.borrowed import Borrowed, Plain, borrowed
+
 CHANNEL = "deliveries"
 QUEUES = "queues"
 _HINT = "deliveries.hint"
 _PAUSE_SECONDS = 0.005
 """Between two notifications, for each hint since the last one: the busier, the more often somebody looks."""
 _MAX_PAUSE_SECONDS = 0.05
+_OPEN_SECONDS = 1.0
+"""How long the transaction of a plain connection is looked at; one that lasts longer is found by polls."""
 # One round trip. Nothing durable is written, so nobody need wait for the disk.
 _NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '{{payload}}')"
 
@@ -42,6 +46,7 @@ class Wakeup:
         self._lock = threading.Lock()
         self._due = threading.Event()
         self._hints = 0
+        self._open: dict[int, tuple[weakref.ref[Plain], bool, float]] = {}
         self._notifier: threading.Thread | None = None
         self._closed = False
         self._telling = False
@@ -60,8 +65,15 @@ class Wakeup:
         """Hint once `connection` has ended its transaction and gone back to its pool.
 
         The pool's check-in is the first moment at which the commit is over for sure; a rollback
-        ends there too, and then the hint is merely useless. `queues`: what is wanted of them changed.
+        ends there too, and then the hint is merely useless. A plain connection of the caller's has no
+        such moment, and is looked at. `queues`: what is wanted of them changed.
         """
+        if (lent := borrowed(connection)) is not None:
+            plain = lent.plain
+            queues |= self._open.get(id(plain), (plain, False))[1]
+            self._open[id(plain)] = (weakref.ref(plain), queues, time.monotonic() + _OPEN_SECONDS)
+            self._tell()
+            return
         connection.info[_HINT] = queues or connection.info.get(_HINT, False)
         if connection.engine.pool not in self._engines:
             with self._lock:
@@ -82,9 +94,25 @@ class Wakeup:
             self._telling = True
         if self._engine.dialect.name == "postgresql" and not self._closed:
             self._hints += 1
+            self._tell()
+
+    def _tell(self) -> None:
+        if not self._closed:
             self._due.set()
             if self._notifier is None:
                 self._start_notifier()
+
+    def _look(self) -> None:
+        """Hint for each plain connection whose transaction is over; one that lasts is left to polls."""
+        for place in list(self._open):
+            reference, queues, until = self._open.pop(place)
+            plain = reference()
+            lasts = plain is not None and Borrowed(plain).in_transaction
+            if lasts and time.monotonic() < until:
+                self._open.setdefault(place, (reference, queues, until))
+                self._due.set()
+            else:
+                self.hint(queues=queues)
 
     def close(self) -> None:
         """Send no more notifications."""
@@ -117,6 +145,11 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
         if wakeup is None or wakeup._closed:
             return
         due.clear()
+        wakeup._look()
+        if not wakeup._hints:
+            del wakeup
+            time.sleep(_PAUSE_SECONDS)
+            continue
         try:
             if telling := wakeup._telling:  # set anew meanwhile, it is told by what we send now
                 wakeup._telling = False

@@ -21,10 +21,11 @@ class Rows:
     """A statement that writes rows, and says which.
 
     In `sql`, `WITH u AS {rows}` gives the rows that it is run for; `returning`: the id of each that was
-    written. `kinds`: column -> type, in the order in which rows have them, the id first.
+    written, None where no row can be left out. `kinds`: column -> type, in the order in which rows have
+    them, the id first.
     """
 
-    def __init__(self, sql: str, returning: str, kinds: Mapping[str, str]) -> None:
+    def __init__(self, sql: str, returning: str | None, kinds: Mapping[str, str]) -> None:
         self._sql, self._returning, self._kinds = sql, returning, dict(kinds)
         self._statements: dict[tuple[str, ...], Statement] = {}
 
@@ -42,13 +43,14 @@ class Rows:
             if column.count(first) < len(column):
                 varying.append(name)
                 values[name] = _literal(_ELEMENTS[kind], column)
-        return set(self._statement(tuple(varying)).run(connection, values).scalars())
+        written = self._statement(tuple(varying)).run(connection, values)
+        return {row[0] for row in rows} if self._returning is None else {row[0] for row in written.fetchall()}
 
     def _statement(self, varying: tuple[str, ...]) -> Statement:
         statement = self._statements.get(varying)
         if statement is None:  # a handful in the life of a program
             sql = self._sql.format(rows=self._select(varying))
-            sql += f"RETURNING {self._returning}" if varying else ""
+            sql += f"RETURNING {self._returning}" if varying and self._returning else ""
             statement = self._statements[varying] = Statement(sql)
         return statement
 

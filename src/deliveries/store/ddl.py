@@ -144,12 +144,15 @@ POSTGRESQL = {
         f"""
 DO $install$ BEGIN EXECUTE format($body$
 CREATE OR REPLACE FUNCTION %1$I.delivery_events_announce() RETURNS trigger LANGUAGE plpgsql AS $f$
-BEGIN
-  IF current_setting('deliveries.announced', true) IS DISTINCT FROM pg_current_xact_id()::text THEN
-    PERFORM pg_advisory_xact_lock_shared(
+DECLARE
+  mine text := pg_current_xact_id()::text;
+  done text;
+BEGIN  -- assignments: each PERFORM would be a query of its own
+  IF current_setting('deliveries.announced', true) IS DISTINCT FROM mine THEN
+    done := pg_advisory_xact_lock_shared(
       TG_RELID::bigint::bit(32)::int,
-      (coalesce(pg_sequence_last_value('%1$I.delivery_events_position_seq'), 0) >> {SHIFT})::int);
-    PERFORM set_config('deliveries.announced', pg_current_xact_id()::text, true);
+      (coalesce(pg_sequence_last_value('%1$I.delivery_events_position_seq'), 0) >> {SHIFT})::int)::text;
+    done := set_config('deliveries.announced', mine, true);
   END IF;
   RETURN NULL;
 END $f$;

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, CursorResult, text
+from sqlalchemy import Connection, text
 
 from deliveries.errors import StandbyReader
 from deliveries.store.arrays import Rows
@@ -32,7 +32,7 @@ from deliveries.store.rows import (
     write_row,
 )
 from deliveries.store.schema import READY, Instant
-from deliveries.store.statement import Statement
+from deliveries.store.statement import Result, Statement
 
 NOW = "coalesce(CAST(:now AS timestamptz), statement_timestamp())"
 
@@ -65,7 +65,7 @@ d AS (
   SELECT id, version, 'pending', channel, queue, priority, scheduled_at,
     coalesce(due_at, {NOW}), expires_at, 0, 0, 0, 0, tenant, key, tags, correlation_id,
     causation_id, root_id, max_attempts, recorded_at, digest
-  FROM u {{unless_taken}} RETURNING id),
+  FROM u {{unless_taken}}),
 c AS (
   INSERT INTO delivery_contents (delivery_id, recipient, payload, salt)
   SELECT id, recipient, payload, salt FROM {{born}})
@@ -74,14 +74,15 @@ SELECT id, version, type, schema_version, recorded_at, body, digest FROM {{born}
 """
 
 
-def _scheduling(unless_taken: str, born: str) -> Rows:
+def _scheduling(unless_taken: str, born: str, returning: str | None) -> Rows:
     sql = _SCHEDULE.replace("{unless_taken}", unless_taken).replace("{born}", born)
-    return Rows(sql, "delivery_id", _kinds(BIRTH_COLUMNS))
+    return Rows(sql, returning, _kinds(BIRTH_COLUMNS))
 
 
-SCHEDULE = _scheduling("ON CONFLICT (tenant, key) WHERE key IS NOT NULL DO NOTHING", "u JOIN d USING (id)")
-# Without a key there is nothing to collide with, and three inserts need not ask one another.
-SCHEDULE_KEYLESS = _scheduling("", "u")
+_UNLESS_TAKEN = "ON CONFLICT (tenant, key) WHERE key IS NOT NULL DO NOTHING"
+SCHEDULE = _scheduling(f"{_UNLESS_TAKEN} RETURNING id", "u JOIN d USING (id)", "delivery_id")
+# Without a key there is nothing to collide with: three inserts need not ask one another, nor tell us.
+SCHEDULE_KEYLESS = _scheduling("", "u", None)
 
 _INSTANTS = [place for place, column in enumerate(CLAIM_COLUMNS) if isinstance(column.type, Instant)] + [-1]
 
@@ -218,7 +219,7 @@ def _alike(rows: list[tuple[Any, ...]]) -> Iterable[list[tuple[Any, ...]]]:
     return groups.values()
 
 
-def _claimed(rows: CursorResult[Any]) -> list[Claimed]:
+def _claimed(rows: Result) -> list[Claimed]:
     """Rows of `CLAIM_COLUMNS` and the database's now, with times in UTC, whatever the session's zone is."""
     found = []
     for row in rows.fetchall():

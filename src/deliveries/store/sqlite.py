@@ -191,7 +191,7 @@ class SQLite:
             "limit": limit,
             "cutoff": micros(at if cutoff is None else min(cutoff, at)),
         }
-        return [claimed_of(_found(row), at) for row in CLAIM.run(connection, values).all()]
+        return [claimed_of(_found(row), at) for row in CLAIM.run(connection, values).fetchall()]
 
     def lock(self, connection: Connection, ids: Sequence[UUID], skip_locked: bool) -> dict[UUID, datetime]:
         present = _versions(connection, ids)
@@ -303,7 +303,7 @@ def _found(row: Any) -> list[Any]:
 def _versions(connection: Connection, ids: Iterable[UUID]) -> dict[str, int]:
     """Which of these are there, by their digits, and how far each stream is."""
     found = VERSIONS.run(connection, {"ids": _json(ids)})
-    return {row.id: row.version for row in found.all()}
+    return {row.id: row.version for row in found.fetchall()}
 
 
 def _given(now: datetime | None) -> datetime:

@@ -2,15 +2,29 @@
 
 SQLAlchemy still runs them, on the caller's own connection, with its events and its errors; what is
 saved is asking it again, for every delivery, what the text and its parameters mean. Measured for one
-statement of 24 parameters: 242 us of client time through `execute(text)`, 121 us this way.
+statement of 24 parameters: 242 us of client time through `execute(text)`, 121 us this way. On a plain
+connection that the caller lent us the driver runs them, with SQLAlchemy's errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from sqlalchemy import Connection, CursorResult, text
+from sqlalchemy import Connection, text
+
+from deliveries.store.borrowed import borrowed
+
+
+class Result(Protocol):
+    """What a statement left: rows as sequences, and how many were written."""
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that were written."""
+
+    def fetchall(self) -> Sequence[Any]:
+        """The rows that are left."""
 
 
 class Statement:
@@ -20,7 +34,7 @@ class Statement:
         self.text = sql
         self._compiled: dict[str, tuple[str, list[str] | None]] = {}
 
-    def run(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> Result:
         """Execute on `connection`. Names that the text does not use may be among `values`."""
         dialect = connection.dialect
         known = self._compiled.get(dialect.driver)
@@ -28,6 +42,9 @@ class Statement:
             compiled: Any = text(self.text).compile(dialect=dialect)
             known = self._compiled[dialect.driver] = (str(compiled), compiled.positiontup)
         sql, positions = known
+        if (lent := borrowed(connection)) is not None:
+            result: Result = lent.run(sql, values, dialect)
+            return result
         if positions is None:
             return connection.exec_driver_sql(sql, values)
         return connection.exec_driver_sql(sql, tuple(values[name] for name in positions))

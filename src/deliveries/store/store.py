@@ -27,6 +27,7 @@ from deliveries.errors import (
 )
 from deliveries.store import migration
 from deliveries.store.backend import Backend
+from deliveries.store.borrowed import Plain, borrow, borrowed, is_plain
 from deliveries.store.evidence import Entry, add
 from deliveries.store.failures import is_serialization_failure
 from deliveries.store.postgresql import PostgreSQL
@@ -34,6 +35,9 @@ from deliveries.store.reading import Reading
 from deliveries.store.rows import CLAIM_COLUMNS, Birth, Claimed, Contents, Write, claimed_of
 from deliveries.store.schema import READY, Id, Instant, contents, deliveries, evidence
 from deliveries.store.sqlite import SQLite
+
+Bind = Session | scoped_session[Session] | Connection | Plain
+"""What a caller has of a transaction: SQLAlchemy's Session or Connection, or psycopg's connection."""
 
 BACKENDS: dict[str, type[Backend]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
@@ -88,7 +92,7 @@ class Store(Reading):
             self._check(reader)
             yield reader
 
-    def caller(self, bind: Session | scoped_session[Session] | Connection) -> Connection:
+    def caller(self, bind: Bind) -> Connection:
         """The connection of the caller's own transaction, if it can keep our promises.
 
         Raises: EngineNotConfigured, CallerError, SchemaMissing, SchemaTooNew.
@@ -97,6 +101,11 @@ class Store(Reading):
             connection = bind
         elif isinstance(bind, (Session, scoped_session)):
             connection = bind.connection(bind_arguments={"clause": deliveries})
+        elif is_plain(bind):
+            if not self._verified:  # on a connection of ours: SQLAlchemy gets to know the server there
+                with self.reading():
+                    pass
+            connection = borrow(bind, self.engine)
         else:
             raise CallerError(f"a Session or a Connection is needed, not {type(bind).__name__}")
         if connection.dialect.name != self.engine.dialect.name:
@@ -105,8 +114,7 @@ class Store(Reading):
             )
         if not connection.in_transaction():
             connection.begin()
-        dbapi: Any = connection.connection.dbapi_connection
-        if connection.dialect.name != "sqlite" and connection.dialect.detect_autocommit_setting(dbapi):
+        if connection.dialect.name != "sqlite" and _commits_by_itself(connection):
             raise EngineNotConfigured("this connection is in autocommit mode: begin a transaction")
         self._check(connection)
         return connection
@@ -273,6 +281,13 @@ class Store(Reading):
         """Whether a claim would find something; a question that takes no lock."""
         given = {"queues": list(queues), "due_by": self.now(connection)}
         return bool(connection.scalar(_ANYTHING_DUE, given))
+
+
+def _commits_by_itself(connection: Connection) -> bool:
+    """Whether each statement would be a transaction of its own."""
+    lent = borrowed(connection)
+    dbapi: Any = connection.connection.dbapi_connection
+    return connection.dialect.detect_autocommit_setting(dbapi) and not (lent and lent.in_transaction)
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from typing import Any, Final, Literal
 from msgspec.structs import asdict
 from sqlalchemy import Engine
 
-from deliveries.app import Bind, Deliveries, Id
+from deliveries.app import Deliveries, Id
 from deliveries.audit.invariants import Finding
 from deliveries.core.delivery import Delivery
 from deliveries.core.outcomes import Outcome
 from deliveries.processor.ledger import Summary
 from deliveries.scheduling import parse_id
+from deliveries.store.store import Bind
 from deliveries.testing import direct, moments, performing, scheduled
 from deliveries.testing.clock import VirtualClock
 from deliveries.testing.moving import moved
