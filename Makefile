@@ -18,7 +18,7 @@ demo: $(READY)  ## The main job, end to end, on an embedded SQLite file
 	$(BIN)/deliveries demo
 
 test: $(READY)  ## All tests
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 6 --dist worksteal
 
 example-payments: $(READY)  ## A shop that charges cards, and a worker that is killed
 	$(BIN)/python -m examples.payments.story
