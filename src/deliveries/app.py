@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deliveries import scheduling
 from deliveries.audit.explain import Explanation, explain, told
+from deliveries.auditing import Auditing
 from deliveries.births import bear, bear_many
 from deliveries.clock import Clock, SystemClock
 from deliveries.core import commands as c
@@ -71,7 +72,7 @@ H = TypeVar("H", bound=HookFunction)
 Id = UUID | str
 
 
-class Deliveries(Operating, Timetable, AsyncTwins):
+class Deliveries(Operating, Auditing, Timetable, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.
