@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session, scoped_session
 
 from deliveries import scheduling
-from deliveries.audit.explain import Explanation, explain, told
+from deliveries.audit.explain import Explanation, explain, situation
 from deliveries.births import bear
 from deliveries.clock import Clock, SystemClock
 from deliveries.core import commands as c
@@ -24,7 +24,7 @@ from deliveries.core import outcomes as o
 from deliveries.core.delivery import Delivery
 from deliveries.core.events import Event
 from deliveries.core.notes import Note, clean, describe
-from deliveries.core.stream import Recorded
+from deliveries.core.stream import Recorded, replay
 from deliveries.core.unique import Unique
 from deliveries.engine import engine_of
 from deliveries.errors import (
@@ -302,8 +302,11 @@ class Deliveries(Operating, Timetable, AsyncTwins):
         with self._reading(session) as connection:
             history = self._store.history(connection, delivery_id)
             now = self._store.now(connection)
-            beside = gathered(connection, delivery_id)
-            return self.queues.explained(connection, explain(history, now, [told(one) for one in beside]))
+            evidence = gathered(connection, delivery_id)
+            delivery = replay(history).delivery
+            assert delivery is not None, "a stream has at least one event"
+            found = situation(connection, delivery, now, self._registrations)
+            return explain(history, now, evidence, found)
 
     def find(
         self, where: Filter | None = None, *, limit: int = 100, session: Bind | None = None, **wanted: Any

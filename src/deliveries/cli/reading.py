@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Literal
+
 from deliveries.cli.options import Database
 from deliveries.cli.output import data, say, write
 from deliveries.core.delivery import Status
@@ -68,19 +71,34 @@ def show(id: str, /, *, json: bool = False, database: Database = FROM_ENVIRONMEN
     return 0
 
 
-def explain(id: str, /, *, json: bool = False, database: Database = FROM_ENVIRONMENT) -> int:
-    """Say why a delivery is where it is, and what happens next, from its events alone.
+def explain(
+    id: str,
+    /,
+    *,
+    format: Literal["text", "json", "html", "markdown"] = "text",  # noqa: A002 - the option's name
+    json: bool = False,
+    database: Database = FROM_ENVIRONMENT,
+) -> int:
+    """Say why a delivery is where it is, and what happens next, from its events.
+
+    What is known beside the events, such as leases and limits of its queue, is kept apart.
 
     Args:
         id: The delivery's id.
-        json: Print one line of JSON.
+        format: text, json, html (a whole page) or markdown; text if omitted.
+        json: The same as --format json: one line of JSON.
         database: Where to look.
     """
-    from deliveries.cli import show as view
-
     with database.opened() as app:
         explanation = app.explain(id)
-    if json:
+    if format in ("html", "markdown") and not json:
+        page = explanation.to_html() if format == "html" else explanation.to_markdown()
+        sys.stdout.flush()
+        sys.stdout.buffer.write(page.encode())  # in UTF-8 whatever the locale says, as the page declares
+        return 0
+    from deliveries.cli import show as view
+
+    if json or format == "json":
         data(view.explained(explanation))
     else:
         write(view.answer(explanation))

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deliveries.audit.explain import Explanation
+from deliveries.audit.explain.pages import Part, answers, parts
 from deliveries.cli.output import plain, plain_lines
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.stream import Recorded
@@ -102,27 +103,26 @@ def page(delivery: Delivery, history: Sequence[Recorded]) -> RenderableType:
 
 def answer(explanation: Explanation) -> RenderableType:
     """Why, what next, and how it came to that."""
-    delivery = explanation.delivery
-    table = _grid()
-    key = {"key": delivery.key} if delivery.key else {}
-    said = {"channel": delivery.channel} | key | {"why": explanation.why, "next": explanation.next}
-    for name, value in said.items():
-        table.add_row(Text(name, style="dim"), _text(value))
-    timeline = _grid()
-    for entry in explanation.timeline:
-        timeline.add_row(Text(_time(entry.at), style="dim"), _text(entry.text))
-        if entry.note:
-            timeline.add_row(Text(), _note(entry.note))
-    parts: list[RenderableType] = [
-        _heading(delivery.id, delivery.status),
-        _indented(table),
-        Text("Timeline", style="bold"),
-        _indented(timeline),
+    found: list[RenderableType] = [
+        _heading(explanation.delivery.id, explanation.delivery.status),
+        _indented(_lines(answers(explanation))),
     ]
-    if explanation.evidence:
-        parts.append(Text("Evidence", style="bold"))
-        parts += [_indented(_text(fact)) for fact in explanation.evidence]
-    return Group(*parts)
+    for part in parts(explanation):
+        found += [Text(plain(part.title), style=_TITLES.get(part.title, "bold")), _indented(_lines(part))]
+    return Group(*found)
+
+
+_TITLES = {"Conflicts": "bold red"}
+
+
+def _lines(part: Part) -> Table:
+    table = _grid()
+    for line in part.lines:
+        cells = [Text(plain(line.label), style="dim")] if any(one.label for one in part.lines) else []
+        table.add_row(*cells, _text(line.text))
+        if line.note:
+            table.add_row(*(Text() for _ in cells), _note(line.note))
+    return table
 
 
 def queues(found: Sequence[Queue]) -> Table:
