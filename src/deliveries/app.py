@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session, scoped_session
 
 from deliveries import scheduling
-from deliveries.audit.explain import Explanation, explain, situation
 from deliveries.births import bear
 from deliveries.clock import Clock, SystemClock
 from deliveries.core import commands as c
@@ -24,7 +23,7 @@ from deliveries.core import outcomes as o
 from deliveries.core.delivery import Delivery
 from deliveries.core.events import Event
 from deliveries.core.notes import Note, clean, describe
-from deliveries.core.stream import Recorded, replay
+from deliveries.core.stream import Recorded
 from deliveries.core.unique import Unique
 from deliveries.engine import engine_of
 from deliveries.errors import (
@@ -37,6 +36,7 @@ from deliveries.errors import (
     shown,
 )
 from deliveries.hooks import Hook, HookFunction, Hooks
+from deliveries.looking import Looking
 from deliveries.operating import Operating
 from deliveries.payload import MAX_PAYLOAD_BYTES
 from deliveries.periodic import Periodic
@@ -52,14 +52,12 @@ from deliveries.processor.wakeup import Wakeup
 from deliveries.queues import Queues
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Draft
-from deliveries.store.evidence import gathered
 from deliveries.store.rows import Birth
 from deliveries.store.store import Store
 from deliveries.suppressions import Suppressions
 from deliveries.timetable import Timetable
 from deliveries.twins import AsyncTwins
 from deliveries.uniqueness import Asked, asked, bear_unique
-from deliveries.where import Filter, where_of
 
 if TYPE_CHECKING:
     from deliveries.store.log import DeliveryLog
@@ -73,7 +71,7 @@ Bind = Session | scoped_session[Session] | Connection
 Id = UUID | str
 
 
-class Deliveries(Operating, Timetable, AsyncTwins):
+class Deliveries(Looking, Operating, Timetable, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.
@@ -295,32 +293,6 @@ class Deliveries(Operating, Timetable, AsyncTwins):
         delivery_id = scheduling.parse_id(id)
         with self._reading(session) as connection:
             return self._store.history(connection, delivery_id)
-
-    def explain(self, id: Id, *, session: Bind | None = None) -> Explanation:
-        """Status, why, what happens next and when, and the timeline; `str()` of it is for people."""
-        delivery_id = scheduling.parse_id(id)
-        with self._reading(session) as connection:
-            history = self._store.history(connection, delivery_id)
-            now = self._store.now(connection)
-            evidence = gathered(connection, delivery_id)
-            delivery = replay(history).delivery
-            assert delivery is not None, "a stream has at least one event"
-            found = situation(connection, delivery, now, self._registrations)
-            return explain(history, now, evidence, found)
-
-    def find(
-        self, where: Filter | None = None, *, limit: int = 100, session: Bind | None = None, **wanted: Any
-    ) -> list[Delivery]:
-        """Deliveries that fit, newest first, at most `limit` (1..10000), without contents.
-
-        `wanted` are the fields of `Where`: status, channel, queue, tenant, key, tag, ... ; None fits all.
-        Raises: InvalidFilter, CallerError.
-        """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000:
-            raise CallerError(f"limit must be 1..10000, not {shown(limit)}")
-        fitting = where_of(where, wanted)
-        with self._reading(session) as connection:
-            return self._store.find(connection, limit, fitting.conditions(), fitting.fits)
 
     @contextmanager
     def _reading(self, session: Bind | None) -> Iterator[Connection]:

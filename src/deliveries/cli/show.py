@@ -14,6 +14,7 @@ from rich.text import Text
 
 from deliveries.audit.explain import Explanation
 from deliveries.audit.explain.pages import Part, answers, parts
+from deliveries.audit.trace import Link, Trace, drawn, line
 from deliveries.cli.output import plain, plain_lines
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.stream import Recorded
@@ -63,6 +64,12 @@ def explained(explanation: Explanation) -> dict[str, Any]:
     """An explanation's structure."""
     found: dict[str, Any] = msgspec.to_builtins(explanation)
     return found | {"delivery": fields(explanation.delivery, EXPLAINED)}
+
+
+def linked(link: Link) -> dict[str, Any]:
+    """A delivery of a trace, and its place."""
+    place = {"depth": link.depth, "how": link.how, "parent": link.parent, "cause": link.cause}
+    return place | {"delivery": fields(link.delivery, LISTED)}
 
 
 # -- for people --------------------------------------------------------------------------------
@@ -117,12 +124,23 @@ _TITLES = {"Conflicts": "bold red"}
 
 def _lines(part: Part) -> Table:
     table = _grid()
-    for line in part.lines:
-        cells = [Text(plain(line.label), style="dim")] if any(one.label for one in part.lines) else []
-        table.add_row(*cells, _text(line.text))
-        if line.note:
-            table.add_row(*(Text() for _ in cells), _note(line.note))
+    labelled = any(one.label for one in part.lines)
+    for one in part.lines:
+        table.add_row(*([Text(plain(one.label), style="dim")] if labelled else []), _text(one.text))
+        if one.note:
+            table.add_row(*([Text()] if labelled else []), _note(one.note))
     return table
+
+
+def tree(found: Trace) -> RenderableType:
+    """Deliveries under what caused them."""
+    lines = [
+        Text(f"{len(found.links)} deliveries of correlation {plain(found.correlation_id)}", style="bold")
+    ]
+    for branch, link in drawn(found.links):
+        style = _STYLES.get(link.delivery.status, "dim")
+        lines.append(Text.assemble((branch, "dim"), (plain(line(link)), style)))
+    return Group(*lines)
 
 
 def queues(found: Sequence[Queue]) -> Table:
