@@ -75,9 +75,9 @@ def test_every_error_is_of_our_tree() -> None:
 
 def test_every_verb_has_its_twin() -> None:
     verbs = """
-        schedule schedule_many get history explain find trace doctor cancel suppress reschedule resolve perform drain
-        redrive record_evidence evidence cancel_where suppress_where reschedule_where redrive_where
-        prune erase tick
+        schedule schedule_many get history explain find trace doctor cancel suppress reschedule
+        resolve perform drain redrive record_evidence evidence cancel_where suppress_where
+        reschedule_where redrive_where prune erase tick
     """
     for verb in verbs.split():
         assert inspect.iscoroutinefunction(getattr(deliveries.Deliveries, f"a{verb}")), verb

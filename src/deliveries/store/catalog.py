@@ -10,13 +10,14 @@ from deliveries.store.schema import metadata
 
 _OURS = "ANY(SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
 
-# A session of another role shows neither state nor times to those who may not see statistics.
+# A session of another role shows neither kind, state nor times to those who may not see statistics.
 SESSIONS = text("""
-SELECT pid, usename, application_name, state, backend_type,
+SELECT pid, usename, application_name, state,
   extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age,
   extract(epoch FROM clock_timestamp() - state_change)::float8 AS still
 FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+  AND (backend_type = 'client backend' OR backend_type IS NULL)
 ORDER BY xact_start NULLS LAST
 """)
 
