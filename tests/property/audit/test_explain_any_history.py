@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 from hypothesis import given
@@ -11,9 +12,23 @@ from deliveries.audit.explain import Explanation, explain
 from deliveries.core import events as e
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.machine import fold
+from deliveries.errors import CorruptHistory
 from deliveries.testing.examples import at
-from deliveries.testing.strategies import histories, rambles
+from deliveries.testing.strategies import EVENT_KINDS, fitting, histories, rambles, structs_of
 from support.records import record
+
+
+@st.composite
+def walks(draw: st.DrawFn) -> tuple[e.Event, ...]:
+    """Whatever the table allows, also what no command of ours leads to."""
+    told: list[e.Event] = [draw(structs_of(e.Scheduled))]
+    for kind in draw(st.lists(st.sampled_from((*EVENT_KINDS, *(e.Attempted,) * 6)), max_size=12)):
+        event = fitting(fold(told), draw(structs_of(kind)))
+        with suppress(CorruptHistory):
+            fold([*told, event])
+            told.append(event)
+    return tuple(told)
+
 
 HISTORIES = histories() | rambles().map(lambda told: tuple(told.events))
 LATER = st.floats(0, 10**6)
@@ -96,6 +111,14 @@ def test_times_are_told_where_there_are_some(told: tuple[e.Event, ...]) -> None:
         assert all(taken is None or taken >= 0 for taken in (entry.waited, entry.ran, entry.held))
     closed = [run for run in said.runs if run.ended_at is not None]
     assert len(closed) == sum(entry.ran is not None for entry in said.timeline)
+
+
+@given(walks(), LATER)
+def test_it_answers_for_whatever_the_table_allows(told: tuple[e.Event, ...], later: float) -> None:
+    said, delivery = answer(told, later)
+    assert (said.delivery, said.status) == (delivery, delivery.status.value)
+    assert all((str(said), said.to_html(), said.to_markdown()))
+    assert [run.number for run in said.runs] == list(range(1, delivery.attempt + 1))
 
 
 @given(HISTORIES)

@@ -83,11 +83,12 @@ def _known(event: Any, was_held: bool) -> tuple[str, Effect]:
         case e.Interrupted() | e.Held(cause="crashed"):
             return "was never reported", "unknown"
         case e.Rescheduled():
-            return _MOVED[event.cause], "none"
+            return _MOVED.get(event.cause, "was put off"), "none"
         case e.Cancelled(outcome_unknown=False):
             return _CANCELLED.get(event.cause, "was cancelled"), "none"
         case e.Exhausted(outcome_unknown=False):
-            return _SPENT[event.cause] if not was_held or event.cause == "discarded" else _NOTHING, "none"
+            found_out = was_held and event.cause != "discarded"
+            return _NOTHING if found_out else _SPENT.get(event.cause, "ended without effect"), "none"
         case e.Suppressed():
             return "said that it must not be sent", "none"
     return unknown
