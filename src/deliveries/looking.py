@@ -107,7 +107,8 @@ class Looking:
         """Why does nothing move: named checks of the database and of who works on it.
 
         `late`: seconds for which something may be due; `long`: seconds for which a transaction may be open.
-        Only reads, takes no lock, and what cannot be looked at is `unknown`. Raises: CallerError.
+        It writes nothing and waits for nobody longer than a second; what cannot be looked at is `unknown`.
+        Raises: CallerError.
         """
         return examine(self._here._store, self._here.channels.keys(), _seconds(late), _seconds(long))
 

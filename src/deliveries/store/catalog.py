@@ -10,6 +10,10 @@ from deliveries.store.schema import metadata
 
 _OURS = "ANY(SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
 
+TABLES = text("""
+SELECT name FROM unnest(CAST(:tables AS text[])) AS name WHERE to_regclass(name) IS NOT NULL
+""")
+
 # A session of another role shows neither kind, state nor times to those who may not see statistics.
 SESSIONS = text("""
 SELECT pid, usename, application_name, state,

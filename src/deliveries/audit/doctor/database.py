@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import func, inspect, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.schema import CreateTable
 
 from deliveries import sqlite
@@ -65,7 +65,11 @@ def engine(patient: Patient) -> Check:
 
 def schema(patient: Patient) -> Check:
     """Our tables are there, of the version that this library knows."""
-    there = set(inspect(patient.connection).get_table_names())
+    if patient.connection.dialect.name == "sqlite":
+        names = patient.connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")
+        there = {row.name for row in names}
+    else:
+        there = {row.name for row in catalog.ask(patient.connection, catalog.TABLES)}
     missing = sorted(metadata.tables.keys() - there)
     if schema_table.name not in there:
         return judged("schema", [("problem", "there is no deliveries schema")], "", UPGRADE)

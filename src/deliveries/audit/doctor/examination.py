@@ -14,7 +14,6 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from deliveries import sqlite
 from deliveries.audit.doctor import database, file, server, work
 from deliveries.audit.doctor.patient import Patient
 from deliveries.audit.doctor.report import Check, Diagnosis
@@ -30,6 +29,9 @@ LONG_SECONDS = 60.0
 
 LOOK_SECONDS = 5.0
 """So long one check may take."""
+
+STEPS = 100_000
+"""Of SQLite's machine between two looks at the time."""
 
 Examine = Callable[[Patient], Check]
 
@@ -92,26 +94,22 @@ def _done(examine_it: Examine, patient: Patient, bounded: Callable[[], None]) ->
 @contextmanager
 def _looking(store: Store) -> Iterator[tuple[Connection, Callable[[], None]]]:
     """A connection that only reads, and what gives the next check its time."""
-    engine = store.engine
-    if engine.dialect.name == "postgresql":
-        with engine.execution_options(isolation_level="READ COMMITTED").connect() as connection:
+    deadline = [0.0]
+
+    def bounded() -> None:
+        deadline[0] = time.monotonic() + LOOK_SECONDS
+
+    with store.unchecked() as connection:
+        if store.engine.dialect.name == "postgresql":
             connection.execute(text(f"SET LOCAL statement_timeout = {int(LOOK_SECONDS * 1_000)}"))
             connection.execute(text("SET LOCAL lock_timeout = 1000"))
-            yield connection, lambda: None
-        return
-    with engine.connect() as connection:
-        reader = connection.execution_options(**{sqlite.READ_ONLY: True})
-        reader.begin()
-        deadline = [0.0]
-        driver: Any = reader.connection.driver_connection
-
-        def bounded() -> None:
-            deadline[0] = time.monotonic() + LOOK_SECONDS
-
-        driver.set_progress_handler(lambda: time.monotonic() > deadline[0], 100_000)
+            yield connection, bounded
+            return
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: time.monotonic() > deadline[0], STEPS)
         bounded()
         try:
-            yield reader, bounded
+            yield connection, bounded
         finally:
             driver.set_progress_handler(None, 0)
 
