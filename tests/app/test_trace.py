@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -124,6 +125,15 @@ def test_the_oldest_of_too_many(shop: Deliveries) -> None:
     found = shop.trace(FLOW, limit=2)
     assert ([link.delivery.id for link in found.links], found.is_complete) == (ids[:2], False)
     assert shop.trace(FLOW, limit=3).is_complete
+
+
+def test_the_twins(shop: Deliveries) -> None:
+    owe(shop)
+
+    async def asked() -> tuple[Trace, bool]:
+        return await shop.atrace(FLOW), (await shop.adoctor(long=5)).ok
+
+    assert asyncio.run(asked()) == (shop.trace(FLOW), True)
 
 
 def test_nothing_is_an_empty_trace(shop: Deliveries) -> None:

@@ -150,6 +150,12 @@ def test_any_text_survives_markdown(text: str) -> None:
         assert squeezed(found.text) == squeezed(f"said: {plain(text)} end")
 
 
+def test_nobody_is_mentioned_and_no_address_becomes_a_link() -> None:
+    """GitHub looks for these after Markdown was read, so that no escape of Markdown's own would do."""
+    told = as_markdown("@everyone, a@b.example, www.evil.example, http://evil.example, mailto:a")
+    assert not re.search(r"@|www\.|http://|mailto:", told)
+
+
 def test_markdown_tells_the_same_as_the_text() -> None:
     found = hostile("word")
     text = squeezed(Page(GITHUB.render(found.to_markdown())).text)

@@ -86,6 +86,39 @@ def test_clocks_that_disagree_give_no_negative_time() -> None:
     assert explain(told, at(100)).timeline[2].ran == 0.0
 
 
+ENDED = [
+    (failed(1), "failed", "none"),
+    (e.Failed(attempt=1, due_at=NOW, cause="timeout"), "timed out", "unknown"),
+    (e.Failed(attempt=1, due_at=NOW, cause="unknown"), "has an unknown outcome", "unknown"),
+    (crashed(1), "was never reported", "unknown"),
+    (e.Interrupted(attempt=1, due_at=NOW, cause="given_back"), "was given back", "none"),
+    (snoozed(1), "snoozed", "none"),
+    (held(1, "crashed"), "was never reported", "unknown"),
+    (held(1, "timeout"), "timed out", "unknown"),
+    (held(1, "error"), "has an unknown outcome", "unknown"),
+    (e.Succeeded(attempt=1), "succeeded", "happened"),
+    (e.Suppressed(attempt=1, by="adapter"), "said that it must not be sent", "none"),
+    (e.Cancelled(cause="bounced", attempt=1), "bounced", "none"),
+    (e.Cancelled(cause="operator", attempt=1, outcome_unknown=True), "has an unknown outcome", "unknown"),
+    (e.Exhausted(cause="attempts", attempt=1), "failed", "none"),
+    (e.Exhausted(cause="attempts", attempt=1, outcome_unknown=True), "has an unknown outcome", "unknown"),
+]
+
+
+@pytest.mark.parametrize(("event", "outcome", "effect"), ENDED)
+def test_what_is_known_of_an_attempt(event: e.Event, outcome: str, effect: str) -> None:
+    (run,) = said(scheduled(), attempted(1), event).runs
+    assert (run.outcome, run.effect) == (outcome, effect)
+
+
+def test_what_is_found_out_later_of_a_held_attempt() -> None:
+    found = e.Exhausted(cause="attempts", attempt=1)
+    (run,) = said(scheduled(), attempted(1), held(1, lookup=True), found).runs
+    assert (run.outcome, run.effect, run.ran) == ("is known to have done nothing", "none", 60.0)
+    (run,) = said(scheduled(), attempted(1)).runs
+    assert (str(run), run.effect) == ("attempt 1 is under way", "open")
+
+
 # -- why ---------------------------------------------------------------------------------------
 
 EXHAUSTED = {
