@@ -133,7 +133,7 @@ def looked_up(app: Deliveries, **wanted: Any) -> str:
 @pytest.fixture
 def many(mail: Deliveries) -> Deliveries:
     """So many that no planner would rather read them all."""
-    drafts = [Draft(key=f"k{n}", tenant=f"t{n % 10}", correlation_id=f"c{n}") for n in range(3_000)]
+    drafts = [Draft(key=f"k{n}", tenant=f"t{n % 10}", correlation_id=f"c{n}") for n in range(1_000)]
     with mail.engine.begin() as connection:
         mail.schedule_many(connection, "email", drafts)
     with mail.engine.begin() as connection:
@@ -145,12 +145,12 @@ SCANS = {"sqlite": "SCAN deliveries\n", "postgresql": "Seq Scan"}
 
 
 def test_what_has_an_index_uses_it(many: Deliveries, dialect: str) -> None:
-    (one,) = many.find(key="k1500", tenant="t0")
+    (one,) = many.find(key="k500", tenant="t0")
     plans = {
         "newest": looked_up(many),
         "after": looked_up(many, after=one.id),
         "id": looked_up(many, id=one.id),
-        "key": looked_up(many, key="k1500", tenant="t0"),
+        "key": looked_up(many, key="k500", tenant="t0"),
     }
     for name, told in plans.items():
         assert SCANS[dialect] not in told + "\n", (name, told)
