@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deliveries import events, policies, sqlite
     from deliveries.app import Deliveries
+    from deliveries.audit.doctor import Diagnosis
     from deliveries.audit.explain import Explanation
+    from deliveries.audit.trace import Trace
     from deliveries.bulk import Report
     from deliveries.core.backoff import Backoff
     from deliveries.core.delivery import Attempt, Delivery, Status
@@ -75,6 +77,7 @@ __all__ = [
     "Delivery",
     "DeliveryNotFound",
     "DeliveryPruned",
+    "Diagnosis",
     "Discard",
     "Draft",
     "EngineNotConfigured",
@@ -103,6 +106,7 @@ __all__ = [
     "Status",
     "Summary",
     "Suppress",
+    "Trace",
     "Unique",
     "Unknown",
     "UnknownChannel",
@@ -129,6 +133,7 @@ _HOMES = {
     "Delivery": "deliveries.core.delivery",
     "DeliveryNotFound": "deliveries.errors",
     "DeliveryPruned": "deliveries.errors",
+    "Diagnosis": "deliveries.audit.doctor",
     "Discard": "deliveries.core.outcomes",
     "Draft": "deliveries.scheduling",
     "EngineNotConfigured": "deliveries.errors",
@@ -157,6 +162,7 @@ _HOMES = {
     "Status": "deliveries.core.delivery",
     "Summary": "deliveries.processor.ledger",
     "Suppress": "deliveries.core.outcomes",
+    "Trace": "deliveries.audit.trace",
     "Unique": "deliveries.core.unique",
     "Unknown": "deliveries.core.outcomes",
     "UnknownChannel": "deliveries.errors",

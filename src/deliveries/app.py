@@ -15,7 +15,6 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deliveries import scheduling
-from deliveries.audit.explain import Explanation, explain, told
 from deliveries.auditing import Auditing
 from deliveries.births import bear, bear_many
 from deliveries.clock import Clock, SystemClock
@@ -37,6 +36,7 @@ from deliveries.errors import (
     shown,
 )
 from deliveries.hooks import Hook, HookFunction, Hooks
+from deliveries.looking import Looking
 from deliveries.operating import Operating
 from deliveries.payload import MAX_PAYLOAD_BYTES
 from deliveries.periodic import Periodic
@@ -52,14 +52,12 @@ from deliveries.processor.wakeup import Wakeup
 from deliveries.queues import Queues
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Debt, Draft
-from deliveries.store.evidence import gathered
 from deliveries.store.rows import Birth
 from deliveries.store.store import Bind, Store
 from deliveries.suppressions import Suppressions
 from deliveries.timetable import Timetable
 from deliveries.twins import AsyncTwins
 from deliveries.uniqueness import Asked, asked, bear_unique
-from deliveries.where import Filter, where_of
 
 if TYPE_CHECKING:
     from deliveries.store.log import DeliveryLog
@@ -72,7 +70,7 @@ H = TypeVar("H", bound=HookFunction)
 Id = UUID | str
 
 
-class Deliveries(Operating, Auditing, Timetable, AsyncTwins):
+class Deliveries(Looking, Operating, Auditing, Timetable, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.
@@ -306,29 +304,6 @@ class Deliveries(Operating, Auditing, Timetable, AsyncTwins):
         delivery_id = scheduling.parse_id(id)
         with self._reading(session) as connection:
             return self._store.history(connection, delivery_id)
-
-    def explain(self, id: Id, *, session: Bind | None = None) -> Explanation:
-        """Status, why, what happens next and when, and the timeline; `str()` of it is for people."""
-        delivery_id = scheduling.parse_id(id)
-        with self._reading(session) as connection:
-            history = self._store.history(connection, delivery_id)
-            now = self._store.now(connection)
-            beside = gathered(connection, delivery_id)
-            return self.queues.explained(connection, explain(history, now, [told(one) for one in beside]))
-
-    def find(
-        self, where: Filter | None = None, *, limit: int = 100, session: Bind | None = None, **wanted: Any
-    ) -> list[Delivery]:
-        """Deliveries that fit, newest first, at most `limit` (1..10000), without contents.
-
-        `wanted` are the fields of `Where`: status, channel, queue, tenant, key, tag, ... ; None fits all.
-        Raises: InvalidFilter, CallerError.
-        """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000:
-            raise CallerError(f"limit must be 1..10000, not {shown(limit)}")
-        fitting = where_of(where, wanted)
-        with self._reading(session) as connection:
-            return self._store.find(connection, limit, fitting.conditions(), fitting.fits)
 
     @contextmanager
     def _reading(self, session: Bind | None) -> Iterator[Connection]:

@@ -17,8 +17,6 @@ from msgspec import Struct, structs
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from deliveries.audit.explain import Explanation
-from deliveries.core.delivery import Status
 from deliveries.core.notes import clean
 from deliveries.core.outcomes import seconds
 from deliveries.errors import ConcurrentChange, InvalidQueue, InvalidSchedule, shown
@@ -297,32 +295,6 @@ class Queues:
         else:
             with self._store.reading() as connection:
                 yield connection
-
-    def explained(self, connection: Connection, explanation: Explanation) -> Explanation:
-        """`explanation`, with what holds a pending delivery's queue back."""
-        delivery = explanation.delivery
-        wanted = None
-        if delivery.status is Status.PENDING:
-            wanted = rows.read(connection, delivery.queue).get(delivery.queue)
-        said = [] if wanted is None else list(_held_back(wanted))
-        if not said:
-            return explanation
-        return structs.replace(
-            explanation, next=f"{explanation.next}; queue {delivery.queue!r} {', '.join(said)}"
-        )
-
-
-def _held_back(wanted: Wanted) -> Iterator[str]:
-    """What keeps deliveries of a queue waiting, in words."""
-    if wanted.paused_at is not None:
-        by = f" by {wanted.actor}" if wanted.actor else ""
-        why = f" ({wanted.reason})" if wanted.reason else ""
-        yield f"is paused since {wanted.paused_at:%Y-%m-%d %H:%M:%S}Z{by}{why}"
-    if wanted.total is not None:
-        yield f"runs at most {wanted.total} attempts at a time"
-    if wanted.rate is not None:
-        each = f" for each {wanted.rate_by}" if wanted.rate_by else ""
-        yield f"starts at most {wanted.rate.amount} attempts in {wanted.rate.seconds:g} s{each}"
 
 
 def _queue(wanted: Wanted) -> Queue:

@@ -19,7 +19,9 @@ from deliveries.scheduling import Draft
 
 if TYPE_CHECKING:
     from deliveries.app import Deliveries
+    from deliveries.audit.doctor import Diagnosis
     from deliveries.audit.explain import Explanation
+    from deliveries.audit.trace import Trace
     from deliveries.bulk import Report
     from deliveries.processor.ledger import Summary
     from deliveries.processor.performed import Performed
@@ -67,6 +69,26 @@ class AsyncTwins:
     ) -> list[Delivery]:
         """`find`."""
         return await read_in(session, lambda bind: self._sync.find(where, session=bind, **wanted))
+
+    async def apages(
+        self, where: Filter | None = None, *, limit: int = 1_000, **wanted: Any
+    ) -> AsyncIterator[list[Delivery]]:
+        """`pages`; each page is read in a thread."""
+        pages = self._sync.pages(where, limit=limit, **wanted)
+        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+            yield page
+
+    async def atrace(
+        self, correlation_id: str, *, limit: int = 1_000, session: AsyncBind | None = None
+    ) -> Trace:
+        """`trace`."""
+        return await read_in(
+            session, lambda bind: self._sync.trace(correlation_id, limit=limit, session=bind)
+        )
+
+    async def adoctor(self, **options: Any) -> Diagnosis:
+        """`doctor`, in a thread."""
+        return await asyncio.to_thread(self._sync.doctor, **options)
 
     async def acancel(self, session: AsyncBind, id: UUID | str, **options: Any) -> Delivery:
         """`cancel`."""

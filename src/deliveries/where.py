@@ -13,13 +13,13 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, and_, or_
+from sqlalchemy import Column, ColumnElement, and_, exists, or_
 
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.machine import TERMINAL
 from deliveries.errors import InvalidFilter, InvalidPayload, shown
 from deliveries.payload import check_text
-from deliveries.store.schema import deliveries
+from deliveries.store.schema import deliveries, notes
 
 MAX_VALUES = 1_000
 """Values of one field."""
@@ -35,7 +35,8 @@ class Where:
     """Deliveries with these values; a field that is not given fits all.
 
     Each field but the times takes one value or several, of which any may fit: `status=["held",
-    "exhausted"]`. `root_id` is that of the delivery whose idempotency key it keeps. Times are aware; `_after`
+    "exhausted"]`. `root_id` is that of the delivery whose idempotency key it keeps. `note` is part of one of
+    its notes, such as an error text or a reason, in any case of ASCII letters. Times are aware; `_after`
     is inclusive, `_before` exclusive, and `ended_*` fits only deliveries that have ended.
 
     Raises: InvalidFilter, naming the field.
@@ -51,6 +52,7 @@ class Where:
     correlation_id: Several = None
     causation_id: Several = None
     root_id: UUID | str | Iterable[UUID | str] | None = None
+    note: Several = None
     scheduled_after: datetime | None = None
     scheduled_before: datetime | None = None
     due_after: datetime | None = None
@@ -178,5 +180,8 @@ def _condition(name: str, value: Any) -> ColumnElement[bool]:
     if name == "tag":
         written = [msgspec.json.encode(tag).decode() for tag in value]
         return or_(*(deliveries.c.tags.contains(text, autoescape=True) for text in written))
+    if name == "note":
+        said = or_(*(notes.c.text.icontains(text, autoescape=True) for text in value))
+        return exists().where(notes.c.delivery_id == deliveries.c.id, said)
     found: ColumnElement[bool] = deliveries.c[name].in_(value)
     return found

@@ -18,11 +18,11 @@ from deliveries.registration import Registration
 
 PUBLIC = """
     Attempt Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory DatabaseMoved
-    Defer Delivered Deliveries DeliveriesError Delivery DeliveryNotFound DeliveryPruned Discard
+    Defer Delivered Deliveries DeliveriesError Delivery DeliveryNotFound DeliveryPruned Diagnosis Discard
     Draft EngineNotConfigured Evidence Explanation IdempotencyConflict InvalidAdapter InvalidCommand
     InvalidFilter InvalidHook InvalidPayload InvalidPolicy InvalidQueue InvalidSchedule NotDone
     Performed Proceed Queue Recorded ReferenceNotFound Report Retry SchemaMissing SchemaTooNew
-    Snooze Status Summary Suppress Unique Unknown UnknownChannel Where events metadata policies
+    Snooze Status Summary Suppress Trace Unique Unknown UnknownChannel Where events metadata policies
     sqlite
 """
 
@@ -75,9 +75,9 @@ def test_every_error_is_of_our_tree() -> None:
 
 def test_every_verb_has_its_twin() -> None:
     verbs = """
-        schedule schedule_many get history explain find cancel suppress reschedule resolve perform drain
-        redrive record_evidence evidence cancel_where suppress_where reschedule_where redrive_where
-        prune erase tick
+        schedule schedule_many get history explain find trace doctor cancel suppress reschedule
+        resolve perform drain redrive record_evidence evidence cancel_where suppress_where
+        reschedule_where redrive_where prune erase tick
     """
     for verb in verbs.split():
         assert inspect.iscoroutinefunction(getattr(deliveries.Deliveries, f"a{verb}")), verb

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL, Engine, make_url, text
 
+from deliveries.audit.doctor import examine
 from deliveries.clock import SystemClock
 from deliveries.errors import StandbyReader
 from deliveries.store.recorder import DeliveryRecorder
@@ -79,3 +80,6 @@ def test_the_log_is_not_read_on_a_standby(standby_url: URL, engines: Callable[..
     for read in READS:
         with pytest.raises(StandbyReader, match="read the primary"):
             read(DeliveryRecorder(store))
+    found = {one.name: one.verdict for one in examine(store, []).checks}
+    assert found["primary"] == "problem"
+    assert {name for name, verdict in found.items() if verdict == "unknown"} == {"channels"}

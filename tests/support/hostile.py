@@ -298,6 +298,9 @@ OF_ONE: dict[str, Callable[[Subject, UUID], Any]] = {
 
 OF_ALL: dict[str, Callable[[Subject, UUID], Any]] = {
     "find": lambda subject, id: subject.app.find(limit=10_000),
+    "find by note": lambda subject, id: subject.app.find(note="x", limit=10_000),
+    "trace": lambda subject, id: subject.app.trace("c1"),
+    "doctor": lambda subject, id: str(subject.app.doctor()),
     "subscribe": _notified,
     "list": _command_line("list", "--limit", "10000"),
     "list --json": _command_line("list", "--limit", "10000", "--json"),

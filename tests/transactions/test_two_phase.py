@@ -152,3 +152,13 @@ def test_a_command_in_a_first_phase_holds_one_row(app: Deliveries, calls: Calls)
     assert app.drain().attempted == 0
     assert calls.of(ids[2]) == []
     assert app.get(ids[2]).status == "cancelled"
+
+
+def test_the_doctor_sees_what_waits_for_its_second_phase(app: Deliveries) -> None:
+    assert {one.name: one.verdict for one in app.doctor(long=0).checks}["transactions"] == "ok"
+    left_prepared(app, lambda connection: app.schedule(connection, "email"))
+    found = {one.name: one for one in app.doctor(long=0).checks}
+    assert found["transactions"].verdict == "problem"
+    assert prepared(app.engine)[0] in found["transactions"].seen[0]
+    assert found["bound"].verdict == "warning"
+    assert "for a prepared transaction" in found["bound"].seen[0]

@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from deliveries.cli import (
     demonstration,
+    doctor,
     keeping,
     operating,
     performing,
@@ -42,6 +43,8 @@ VERBS: tuple[Callable[..., int], ...] = (
     reading.list_,
     reading.show,
     reading.explain,
+    reading.trace,
+    doctor.doctor,
     writing.schedule,
     operating.cancel,
     operating.suppress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -59,8 +59,11 @@ class Many:
         return FOUND if not UNFINISHED.union(unfinished).isdisjoint(report.left) else 0
 
 
-def filter_of(given: Sequence[str]) -> dict[str, Any]:
-    """Field -> values; what the fields are is checked by the library. Raises: UsageError."""
+def filter_of(given: Sequence[str], others: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Field -> values, with `others` that options gave; what the fields are is checked by the library.
+
+    Raises: UsageError.
+    """
     found: dict[str, Any] = {}
     for one in given:
         name, separator, value = one.partition("=")
@@ -73,7 +76,10 @@ def filter_of(given: Sequence[str]) -> dict[str, Any]:
             found[field] = _instant(field, value)
         else:
             found.setdefault(field, []).append(value)
-    return found
+    others = others or {}
+    if twice := sorted(found.keys() & others.keys()):
+        raise UsageError(f"--where {twice[0]}: given as an option too")
+    return found | dict(others)
 
 
 def _instant(field: str, value: str) -> datetime:

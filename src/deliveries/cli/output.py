@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
-import unicodedata
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from deliveries.plain import escaped, plain, plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+__all__ = ["data", "log_to_stderr", "plain", "plain_lines", "say", "text_console", "write"]
 
 MAX_LINE = 1_000
 """Characters of one line about an error."""
 
 _WIDE = 100_000
 """Columns where no terminal limits them."""
-
-_SUSPECT = re.compile(r"[^\x20-\x7e]")
 
 
 def say(text: str) -> None:
@@ -33,22 +32,12 @@ def say(text: str) -> None:
     sys.stderr.write(f"deliveries: {line if len(line) <= MAX_LINE else line[: MAX_LINE - 1] + '…'}\n")
 
 
-def plain(text: str) -> str:
-    """`text` with everything unprintable (control, format, bidirectional, newline) as an escape."""
-    return _SUSPECT.sub(lambda found: _shown(found.group(), _python_escape), text)
-
-
-def plain_lines(text: str) -> str:
-    """`plain`, line by line, for a text whose line breaks are our own."""
-    return "\n".join(plain(line) for line in text.split("\n"))
-
-
 def data(value: Any) -> None:
     """One line of JSON to stdout, in UTF-8 whatever the locale says."""
     import msgspec
 
     line = msgspec.json.encode(value).decode()
-    line = _SUSPECT.sub(lambda found: _shown(found.group(), _json_escape), line)
+    line = escaped(line, _json_escape)
     sys.stdout.flush()
     sys.stdout.buffer.write(line.encode() + b"\n")
     sys.stdout.buffer.flush()
@@ -111,16 +100,6 @@ class _PlainFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
         return plain_lines(super().formatException(ei))
-
-
-def _shown(character: str, escape: Callable[[str], str]) -> str:
-    if character.isprintable() or unicodedata.category(character) == "Zs":
-        return character
-    return escape(character)
-
-
-def _python_escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
 
 
 def _json_escape(character: str) -> str:

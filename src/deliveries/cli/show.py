@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from deliveries.audit.explain import Explanation
+from deliveries.audit.explain.pages import Part, answers, parts
+from deliveries.audit.trace import Link, Trace, drawn, line
 from deliveries.cli.output import plain, plain_lines
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.stream import Recorded
@@ -64,6 +66,12 @@ def explained(explanation: Explanation) -> dict[str, Any]:
     return found | {"delivery": fields(explanation.delivery, EXPLAINED)}
 
 
+def linked(link: Link) -> dict[str, Any]:
+    """A delivery of a trace, and its place."""
+    place = {"depth": link.depth, "how": link.how, "parent": link.parent, "cause": link.cause}
+    return place | {"delivery": fields(link.delivery, LISTED)}
+
+
 # -- for people --------------------------------------------------------------------------------
 
 
@@ -102,27 +110,37 @@ def page(delivery: Delivery, history: Sequence[Recorded]) -> RenderableType:
 
 def answer(explanation: Explanation) -> RenderableType:
     """Why, what next, and how it came to that."""
-    delivery = explanation.delivery
-    table = _grid()
-    key = {"key": delivery.key} if delivery.key else {}
-    said = {"channel": delivery.channel} | key | {"why": explanation.why, "next": explanation.next}
-    for name, value in said.items():
-        table.add_row(Text(name, style="dim"), _text(value))
-    timeline = _grid()
-    for entry in explanation.timeline:
-        timeline.add_row(Text(_time(entry.at), style="dim"), _text(entry.text))
-        if entry.note:
-            timeline.add_row(Text(), _note(entry.note))
-    parts: list[RenderableType] = [
-        _heading(delivery.id, delivery.status),
-        _indented(table),
-        Text("Timeline", style="bold"),
-        _indented(timeline),
+    found: list[RenderableType] = [
+        _heading(explanation.delivery.id, explanation.delivery.status),
+        _indented(_lines(answers(explanation))),
     ]
-    if explanation.evidence:
-        parts.append(Text("Evidence", style="bold"))
-        parts += [_indented(_text(fact)) for fact in explanation.evidence]
-    return Group(*parts)
+    for part in parts(explanation):
+        found += [Text(plain(part.title), style=_TITLES.get(part.title, "bold")), _indented(_lines(part))]
+    return Group(*found)
+
+
+_TITLES = {"Conflicts": "bold red"}
+
+
+def _lines(part: Part) -> Table:
+    table = _grid()
+    labelled = any(one.label for one in part.lines)
+    for one in part.lines:
+        table.add_row(*([Text(plain(one.label), style="dim")] if labelled else []), _text(one.text))
+        if one.note:
+            table.add_row(*([Text()] if labelled else []), _note(one.note))
+    return table
+
+
+def tree(found: Trace) -> RenderableType:
+    """Deliveries under what caused them."""
+    lines = [
+        Text(f"{len(found.links)} deliveries of correlation {plain(found.correlation_id)}", style="bold")
+    ]
+    for branch, link in drawn(found.links):
+        style = _STYLES.get(link.delivery.status, "dim")
+        lines.append(Text.assemble((branch, "dim"), (plain(line(link)), style)))
+    return Group(*lines)
 
 
 def queues(found: Sequence[Queue]) -> Table:

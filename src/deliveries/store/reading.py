@@ -135,10 +135,13 @@ class Reading:
         limit: int,
         conditions: Sequence[ColumnElement[bool]] = (),
         fits: Callable[[Delivery], bool] = bool,
+        before: UUID | None = None,
     ) -> list[Delivery]:
-        """Deliveries that meet the conditions and fit, newest first, from the projection."""
+        """Deliveries that meet the conditions and fit, newest first, from the projection.
+
+        `before`: only ids below it.
+        """
         found: list[Delivery] = []
-        before: UUID | None = None
         while True:
             older = () if before is None else (deliveries.c.id < before,)
             page, before = self.page(connection, (*conditions, *older), limit, newest=True)

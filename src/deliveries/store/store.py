@@ -86,10 +86,16 @@ class Store(Reading):
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads."""
+        with self.unchecked() as reader:
+            self._check(reader)
+            yield reader
+
+    @contextmanager
+    def unchecked(self) -> Iterator[Connection]:
+        """The same, whatever the engine and the schema are: for whoever asks what is wrong with them."""
         with self._own.connect() as connection:
             reader = connection.execution_options(**{sqlite.READ_ONLY: True})
             reader.begin()
-            self._check(reader)
             yield reader
 
     def caller(self, bind: Bind) -> Connection:

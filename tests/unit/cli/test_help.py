@@ -13,6 +13,8 @@ VERBS = {
     "list": "newest first",
     "show": "recorded events",
     "explain": "why",
+    "trace": "caused",
+    "doctor": "why nothing moves",
     "schedule": "--correlation-id",
     "cancel": "--reason",
     "suppress": "--where",

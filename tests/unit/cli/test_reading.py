@@ -86,6 +86,64 @@ def test_list_filters(
     assert (result.code, [one["key"] for one in result.json]) == (0, expected)
 
 
+def test_list_filters_by_everything(
+    deliveries: Command, app: Deliveries, schedule: Schedule, sqlite_url: str
+) -> None:
+    schedule(key="a", tags=["june"], correlation_id="c1", delay=3_600)
+    moved = schedule(key="b", tags=["july"], correlation_id="c2", tenant="acme")
+    schedule(key="c")
+    with app.engine.begin() as connection:
+        app.cancel(connection, moved.id, reason="503 Service Unavailable")
+
+    def keys(*options: str) -> list[str]:
+        result = deliveries("list", "--url", sqlite_url, "--json", *options)
+        assert result.code == 0, result
+        return [one["key"] for one in result.json]
+
+    assert keys("--tag", "june") == ["a"]
+    assert keys("--tag", "june", "--tag", "july") == ["b", "a"]
+    assert keys("--correlation-id", "c2") == ["b"]
+    assert keys("--note", "service unavailable") == ["b"]
+    assert keys("--status", "pending", "--status", "cancelled") == ["c", "b", "a"]
+    assert keys("--due-after", "2020-01-01T00:00Z", "--tenant", "") == ["c", "a"]
+    assert keys("--ended-after", "2020-01-01T00:00Z") == ["b"]
+    assert keys("--scheduled-before", "2020-01-01T00:00Z") == []
+    assert keys("--where", "correlation_id=c1", "--where", "status=pending") == ["a"]
+    assert keys("--where", f"causation_id={moved.id}") == []
+
+
+def test_list_goes_on_behind_a_page(deliveries: Command, schedule: Schedule, sqlite_url: str) -> None:
+    ids = [str(schedule().id) for _ in range(5)]
+    seen: list[str] = []
+    after: list[str] = []
+    while True:
+        result = deliveries("list", "--url", sqlite_url, "--json", "--limit", "2", *after)
+        seen += [one["id"] for one in result.json]
+        if "--after" not in result.err:
+            break
+        after = ["--after", result.err.partition("--after ")[2].split()[0]]
+    assert seen == ids[::-1]
+    last = deliveries("list", "--url", sqlite_url, "--after", ids[0])
+    assert (last.code, last.out, last.err) == (0, "", "deliveries: no more deliveries\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--due-after", "2020-01-01"], "naive"),
+        (["--due-after", "soon"], "soon"),
+        (["--where", "colour=red"], "colour"),
+        (["--where", "status"], "field=value"),
+        (["--where", "status=held", "--status", "held"], "given as an option too"),
+        (["--after", "none"], "no delivery id"),
+    ],
+)
+def test_list_says_what_it_cannot_do(
+    deliveries: Command, sqlite_url: str, options: list[str], says: str
+) -> None:
+    deliveries("list", "--url", sqlite_url, *options).failed(2, says)
+
+
 def test_list_of_nothing_is_no_error(deliveries: Command, sqlite_url: str) -> None:
     result = deliveries("list", "--url", sqlite_url)
     assert (result.code, result.out, result.err) == (0, "", "deliveries: no deliveries\n")
@@ -192,6 +250,106 @@ def test_an_id_that_is_none(deliveries: Command, sqlite_url: str, verb: str) -> 
 @pytest.mark.parametrize("verb", READERS)
 def test_an_id_that_is_missing(deliveries: Command, sqlite_url: str, verb: str) -> None:
     deliveries(verb, "--url", sqlite_url).failed(2, "ID")
+
+
+def test_explain_in_every_form(deliveries: Command, schedule: Schedule, sqlite_url: str) -> None:
+    delivery = schedule(key="k-1")
+    forms = {
+        form: deliveries("explain", delivery.id, "--url", sqlite_url, "--format", form) for form in FORMS
+    }
+    assert all((result.code, result.err) == (0, "") for result in forms.values())
+    assert all(str(delivery.id) in result.out for result in forms.values())
+    assert forms["html"].out.startswith("<!doctype html>")
+    assert forms["markdown"].out.startswith(f"## Delivery {delivery.id}\n")
+    assert forms["json"].json[0]["status"] == "pending"
+    assert "Beside the events" in forms["text"].out
+    deliveries("explain", delivery.id, "--url", sqlite_url, "--format", "pdf").failed(2, "pdf")
+
+
+FORMS = ["text", "json", "html", "markdown"]
+
+
+# -- trace and doctor ----------------------------------------------------------------------------
+
+
+def test_trace_is_a_tree(deliveries: Command, schedule: Schedule, sqlite_url: str) -> None:
+    first = schedule(correlation_id="order-7", causation_id="order 7")
+    second = schedule(correlation_id="order-7", causation_id=str(first.id))
+    result = deliveries("trace", "order-7", "--url", sqlite_url)
+    assert (result.code, result.err) == (0, "")
+    title, root, leaf = result.out.splitlines()
+    assert title == "2 deliveries of correlation order-7"
+    assert root.startswith(f"{first.id}  pending  email, ")
+    assert root.endswith("; caused by order 7")
+    assert leaf.startswith(f"└─ {second.id}  pending")
+    (one, two) = deliveries("trace", "order-7", "--url", sqlite_url, "--json").json
+    assert (one["depth"], one["cause"], one["delivery"]["id"]) == (0, "order 7", str(first.id))
+    assert (two["depth"], two["how"], two["parent"]) == (1, "caused", str(first.id))
+    assert "oldest 1" in deliveries("trace", "order-7", "--url", sqlite_url, "--limit", "1").err
+    nobody = deliveries("trace", "nobody's", "--url", sqlite_url)
+    assert (nobody.code, nobody.out, nobody.err) == (0, "", "deliveries: no deliveries\n")
+
+
+def test_doctor_of_a_database_at_rest(deliveries: Command, sqlite_url: str, shop: str) -> None:
+    result = deliveries("doctor", "--url", sqlite_url)
+    assert (result.code, result.err) == (0, "")
+    assert "unknown" in next(line for line in result.out.splitlines() if " channels " in line)
+    assert result.out.splitlines()[-1].endswith(": 1 unknown, 17 ok")
+    (found,) = deliveries("doctor", "--app", shop, "--json").json
+    assert found["ok"] is True
+    assert {one["verdict"] for one in found["checks"]} == {"ok"}
+
+
+def test_doctor_of_a_queue_without_workers(deliveries: Command, schedule: Schedule, sqlite_url: str) -> None:
+    schedule()
+    result = deliveries("doctor", "--url", sqlite_url, "--late", "0")
+    assert (result.code, result.err) == (1, "")
+    assert "no live worker serves it: 1 due in queue 'mail'" in result.out
+    assert "→ start one: deliveries worker" in result.out
+    (found,) = deliveries("doctor", "--url", sqlite_url, "--late", "0", "--json").json
+    assert found["ok"] is False
+    (one,) = (one for one in found["checks"] if one["name"] == "workers")
+    assert (one["verdict"], len(one["seen"])) == ("problem", 1)
+
+
+def test_doctor_of_no_schema(deliveries: Command, empty_sqlite_url: str) -> None:
+    deliveries("doctor", "--url", empty_sqlite_url).failed(1, "there is no file")
+    from sqlalchemy import create_engine
+
+    engine = create_engine(empty_sqlite_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE orders (id INTEGER)"))
+    engine.dispose()
+    result = deliveries("doctor", "--url", empty_sqlite_url)
+    assert (result.code, "there is no deliveries schema" in result.out) == (1, True)
+
+
+def test_doctor_shows_hostile_names_and_obeys_none(
+    deliveries: Command, hostile: Delivery, app: Deliveries, sqlite_url: str
+) -> None:
+    with app.engine.begin() as connection:
+        forged = "UPDATE deliveries SET status = 'pending', due_at = 0, queue = :it"
+        connection.execute(text(forged), {"it": HOSTILE})
+    for result in (
+        deliveries("doctor", "--url", sqlite_url),
+        deliveries("doctor", "--url", sqlite_url, "--json"),
+    ):
+        assert result.code == 1
+        assert all(harmless(line) for line in result.out.split("\n"))
+        assert "[red]x[/red]" in result.out
+
+
+def test_trace_shows_hostile_names_and_obeys_none(
+    deliveries: Command, app: Deliveries, hostile: Delivery, sqlite_url: str
+) -> None:
+    with app.engine.begin() as connection:
+        forged = text("UPDATE deliveries SET correlation_id = 'c', causation_id = :it")
+        connection.execute(forged, {"it": HOSTILE})
+    for form in ([], ["--json"]):
+        result = deliveries("trace", "c", "--url", sqlite_url, *form)
+        assert result.code == 0
+        assert all(harmless(line) for line in result.out.split("\n"))
+        assert "[red]x[/red]" in result.out
 
 
 # -- hostile rows ------------------------------------------------------------------------------
