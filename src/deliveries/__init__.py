@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from deliveries.audit.doctor import Diagnosis
     from deliveries.audit.explain import Explanation
     from deliveries.audit.trace import Trace
+    from deliveries.audit.verify import AuditReport
     from deliveries.bulk import Report
     from deliveries.core.backoff import Backoff
     from deliveries.core.delivery import Attempt, Delivery, Status
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "AuditReport",
     "Backoff",
     "Bounced",
     "Cancel",
@@ -119,6 +121,7 @@ __all__ = [
 
 _HOMES = {
     "Attempt": "deliveries.core.delivery",
+    "AuditReport": "deliveries.audit.verify",
     "Backoff": "deliveries.core.backoff",
     "Bounced": "deliveries.core.outcomes",
     "Cancel": "deliveries.core.outcomes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +13,7 @@ from msgspec import structs
 from sqlalchemy import Connection, func, select
 
 from deliveries.audit import verify as v
-from deliveries.audit.verify import AuditReport, Progress
+from deliveries.audit.verify import AuditReport, Told
 from deliveries.errors import CallerError, shown
 from deliveries.store import scan
 from deliveries.store.schema import deliveries
@@ -31,6 +31,9 @@ PARTS = 8
 
 MAX_JOBS = 64
 
+Progress = Callable[[int, int, int | None], None]
+"""Told how many deliveries and events are verified, and of how many deliveries; None: nobody knows."""
+
 
 class Auditing:
     """The part of `Deliveries` that audits."""
@@ -47,7 +50,8 @@ class Auditing:
 
         At one snapshot, in flat memory. With a filter (see `Where`) only deliveries whose row fits,
         and no orphans. `jobs`: processes, 1..64, each with a snapshot of its own; the database must have
-        a URL. `progress(deliveries, events)` is told of every thousand. Raises: InvalidFilter, CallerError.
+        a URL. `progress(deliveries, events, of)` is told after every thousand how many were verified, and of
+        how many deliveries, None with a filter. Raises: InvalidFilter, CallerError.
         """
         if isinstance(jobs, bool) or not isinstance(jobs, int) or not 1 <= jobs <= MAX_JOBS:
             raise CallerError(f"jobs must be 1..{MAX_JOBS}, not {shown(jobs)}")
@@ -55,13 +59,17 @@ class Auditing:
         fitting = where_of(where, wanted)
         if fitting.given():
             with scan.snapshot(store) as snapshot:
-                return v.verify(snapshot, _fitting(snapshot, fitting), progress)
+                return v.verify(snapshot, _fitting(snapshot, fitting), _counting(progress, None))
         began = time.monotonic()
+        with store.reading() as connection:
+            total = connection.scalar(select(func.count()).select_from(deliveries)) or 0
+            edges = _edges(connection, total, jobs * PARTS) if jobs > 1 else []
+        told = _counting(progress, total)
         if jobs == 1:
             with scan.snapshot(store) as snapshot:
-                report = v.verify(snapshot, snapshot.wholes(), progress)
+                report = v.verify(snapshot, snapshot.wholes(), told)
         else:
-            report = v.together(list(_in_processes(store, jobs, progress)), time.monotonic() - began)
+            report = v.together(list(_in_processes(store, jobs, edges, told)), time.monotonic() - began)
         with store.reading() as connection:
             loose = v.orphans(connection)
         return structs.replace(
@@ -70,6 +78,19 @@ class Auditing:
             findings=(*report.findings, *loose)[: v.KEPT],
             seconds=time.monotonic() - began,
         )
+
+
+def _counting(progress: Progress | None, total: int | None) -> Told | None:
+    if progress is None:
+        return None
+    seen = events = 0
+
+    def told(more: int, further: int) -> None:
+        nonlocal seen, events
+        seen, events = seen + more, events + further
+        progress(seen, events, total)
+
+    return told
 
 
 def _fitting(snapshot: scan.Snapshot, where: Where) -> Iterator[scan.Whole]:
@@ -84,18 +105,16 @@ def _fitting(snapshot: scan.Snapshot, where: Where) -> Iterator[scan.Whole]:
 # -- several processes -------------------------------------------------------------------------
 
 
-def _in_processes(store: Store, jobs: int, progress: Progress | None) -> Iterator[AuditReport]:
-    if store.engine.dialect.name == "sqlite" and not store.engine.url.database:
+def _in_processes(store: Store, jobs: int, edges: Sequence[UUID], told: Told | None) -> Iterator[AuditReport]:
+    if store.engine.dialect.name == "sqlite" and store.engine.url.database in (None, "", ":memory:"):
         raise CallerError("a database in memory is one process's: audit it with jobs=1")
-    with store.reading() as connection:
-        edges = _edges(connection, jobs * PARTS)
     url = store.engine.url.render_as_string(hide_password=False)
     spans = list(zip([None, *edges], [*edges, None], strict=True))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(_part, url, after, until) for after, until in spans]):
             report = done.result()
-            if progress is not None:
-                progress(report.deliveries, report.events)
+            if told is not None:
+                told(report.deliveries, report.events)
             yield report
 
 
@@ -111,9 +130,8 @@ def _part(url: str, after: UUID | None, until: UUID | None) -> AuditReport:
         app.close()
 
 
-def _edges(connection: Connection, parts: int) -> list[UUID]:
-    """Ids that cut all deliveries into parts of about the same number."""
-    total = connection.scalar(select(func.count()).select_from(deliveries)) or 0
+def _edges(connection: Connection, total: int, parts: int) -> list[UUID]:
+    """Ids that cut `total` deliveries into parts of about the same number."""
     size = max(1, -(-total // parts))
     edges: list[UUID] = []
     last: UUID | None = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deliveries.audit.doctor import Diagnosis
     from deliveries.audit.explain import Explanation
     from deliveries.audit.trace import Trace
+    from deliveries.audit.verify import AuditReport
     from deliveries.bulk import Report
     from deliveries.processor.ledger import Summary
     from deliveries.processor.performed import Performed
@@ -85,6 +86,10 @@ class AsyncTwins:
         return await read_in(
             session, lambda bind: self._sync.trace(correlation_id, limit=limit, session=bind)
         )
+
+    async def aaudit(self, where: Filter | None = None, **options: Any) -> AuditReport:
+        """`audit`, in a thread."""
+        return await asyncio.to_thread(self._sync.audit, where, **options)
 
     async def adoctor(self, **options: Any) -> Diagnosis:
         """`doctor`, in a thread."""

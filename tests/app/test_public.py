@@ -17,8 +17,8 @@ from deliveries.queues import Queues
 from deliveries.registration import Registration
 
 PUBLIC = """
-    Attempt Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory DatabaseMoved
-    Defer Delivered Deliveries DeliveriesError Delivery DeliveryNotFound DeliveryPruned Diagnosis Discard
+    Attempt AuditReport Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory
+    DatabaseMoved Defer Delivered Deliveries DeliveriesError Delivery DeliveryNotFound DeliveryPruned Diagnosis Discard
     Draft EngineNotConfigured Evidence Explanation IdempotencyConflict InvalidAdapter InvalidCommand
     InvalidFilter InvalidHook InvalidPayload InvalidPolicy InvalidQueue InvalidSchedule NotDone
     Performed Proceed Queue Recorded ReferenceNotFound Report Retry SchemaMissing SchemaTooNew

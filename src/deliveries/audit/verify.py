@@ -42,7 +42,7 @@ from deliveries.store.schema import (
 KEPT = 1_000
 """Findings that a report keeps; all are counted."""
 
-Progress = Callable[[int, int], None]
+Told = Callable[[int, int], None]
 """Told, now and then, how many deliveries and events more have been verified."""
 
 STEP = 1_000
@@ -71,7 +71,7 @@ class AuditReport(Struct, frozen=True, kw_only=True):
         return f"{self.deliveries} deliveries, {self.events} events, {rate:,.0f} events/s: {verdict}"
 
 
-def verify(snapshot: Snapshot, wholes: Iterable[Whole], progress: Progress | None = None) -> AuditReport:
+def verify(snapshot: Snapshot, wholes: Iterable[Whole], progress: Told | None = None) -> AuditReport:
     """Hold these deliveries to all rules. Memory does not grow with their number."""
     began, seen, events, found = time.monotonic(), 0, 0, 0
     findings: list[Finding] = []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from deliveries.cli import (
+    audit,
     demonstration,
     doctor,
     keeping,
@@ -45,6 +46,7 @@ VERBS: tuple[Callable[..., int], ...] = (
     reading.explain,
     reading.trace,
     doctor.doctor,
+    audit.audit,
     writing.schedule,
     operating.cancel,
     operating.suppress,
