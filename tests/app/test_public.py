@@ -18,12 +18,12 @@ from deliveries.registration import Registration
 
 PUBLIC = """
     Attempt AuditReport Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory
-    DatabaseMoved Defer Delivered Deliveries DeliveriesError Delivery DeliveryNotFound DeliveryPruned Diagnosis Discard
-    Draft EngineNotConfigured Evidence Explanation IdempotencyConflict InvalidAdapter InvalidCommand
-    InvalidFilter InvalidHook InvalidPayload InvalidPolicy InvalidQueue InvalidSchedule NotDone
-    Performed Proceed Queue Recorded ReferenceNotFound Report Retry SchemaMissing SchemaTooNew
-    Snooze Status Summary Suppress Trace Unique Unknown UnknownChannel Where events metadata policies
-    sqlite
+    DatabaseMoved Defer Delivered Deliveries DeliveriesError Delivery DeliveryNotFound
+    DeliveryPruned Diagnosis Discard Draft EngineNotConfigured Evidence Explanation
+    IdempotencyConflict InvalidAdapter InvalidCommand InvalidFilter InvalidHook InvalidPayload
+    InvalidPolicy InvalidQueue InvalidSchedule NotDone Performed Proceed Queue Recorded
+    ReferenceNotFound Report Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Trace
+    Unique Unknown UnknownChannel Where events metadata policies sqlite
 """
 
 
