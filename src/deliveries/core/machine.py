@@ -51,21 +51,25 @@ TERMINAL_EVENTS: Final = frozenset(kind for kind, (_, target) in TRANSITIONS.ite
 """The event types that end a delivery."""
 
 
+_NOWHERE: Final = ((), PENDING)
+_AFTER_A_CANCEL: Final = (e.Succeeded, e.Cancelled)
+
+
 def evolve(delivery: Delivery | None, event: e.Event) -> Delivery:
     """`delivery` after `event`; None before the first.
 
     Raises: CorruptHistory where the table forbids the event in this state, or where it names an
     attempt that is not the open (or held) one.
     """
-    sources, target = TRANSITIONS.get(type(event), ((), PENDING))
+    kind = type(event)
+    sources, target = TRANSITIONS.get(kind, _NOWHERE)
     status = None if delivery is None else delivery.status
     if status not in sources:
-        raise CorruptHistory(f"{type(event).__name__} cannot follow {status or 'nothing'}")
-    if isinstance(event, e.Scheduled):
-        return _scheduled(event)
-    assert delivery is not None
-    _check_attempt(delivery, event)
-    changes = _CHANGES[type(event)](delivery, event)
+        raise CorruptHistory(f"{kind.__name__} cannot follow {status or 'nothing'}")
+    if delivery is None:
+        return _scheduled(event)  # type: ignore[arg-type]  # nothing else may come from nothing
+    _check_attempt(delivery, kind, event)
+    changes = _CHANGES[kind](delivery, event)
     return structs.replace(delivery, status=target, version=delivery.version + 1, **changes)
 
 
@@ -113,18 +117,16 @@ def _scheduled(event: e.Scheduled) -> Delivery:
     )
 
 
-def _check_attempt(delivery: Delivery, event: Any) -> None:
+def _check_attempt(delivery: Delivery, kind: type[e.Event], event: Any) -> None:
     """I4 and I7: attempts have no hole, an outcome names the attempt it closes, a cancel sticks."""
-    if isinstance(event, e.Attempted):
+    if kind is e.Attempted:
         expected: int | None = delivery.attempt + 1
     else:
         expected = None if delivery.status is PENDING else delivery.attempt
     if event.attempt != expected:
-        raise CorruptHistory(
-            f"{type(event).__name__} names attempt {event.attempt} where {expected} was expected"
-        )
-    if delivery.cancel_requested is not None and not isinstance(event, (e.Succeeded, e.Cancelled)):
-        raise CorruptHistory(f"{type(event).__name__} after a cancel was requested")
+        raise CorruptHistory(f"{kind.__name__} names attempt {event.attempt} where {expected} was expected")
+    if delivery.cancel_requested is not None and kind not in _AFTER_A_CANCEL:
+        raise CorruptHistory(f"{kind.__name__} after a cancel was requested")
 
 
 def _rescheduled(delivery: Delivery, event: e.Rescheduled) -> dict[str, Any]:
