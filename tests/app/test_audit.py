@@ -183,6 +183,16 @@ def test_a_row_that_is_not_the_fold_is_found(app: Deliveries, worked: dict[str, 
             assert app.audit().ok, column
 
 
+def test_a_policy_that_thinks_is_no_fault_and_a_forgotten_lease_is(
+    app: Deliveries, worked: dict[str, UUID]
+) -> None:
+    leased = {"lease_owner": "worker", "lease_until": datetime(2100, 1, 1, tzinfo=UTC)}
+    for name, found in (("pending", set()), ("fine", {"N4"})):
+        with app.engine.begin() as connection:
+            connection.execute(deliveries.update().where(deliveries.c.id == worked[name]).values(leased))
+        assert rules(app.audit()) == found
+
+
 TEXTS = [(contents, "payload"), (contents, "recipient"), (notes, "text")]
 
 

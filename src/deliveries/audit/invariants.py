@@ -313,9 +313,9 @@ def i8_the_row_is_the_fold(record: Record, row: Any) -> Iterator[Finding]:
 
 
 def n4_open_attempts_have_a_lease(record: Record, row: Any) -> Iterator[Finding]:
-    """An attempt that is open can be taken over, one that is not has no lease."""
+    """An attempt that is open can be taken over; of others only a pending one may be leased, for a policy."""
     leased = row.lease_until is not None and row.lease_owner is not None
-    if (row.status == Status.ATTEMPTING) != leased:
+    if row.status != Status.PENDING and (row.status == Status.ATTEMPTING) != leased:
         yield Finding("N4", row.version, f"{row.status}, with a lease until {row.lease_until}")
 
 

@@ -115,7 +115,7 @@ class _Life:
             digest,
         )
         leased = row[_LEASE[0]] is not None and row[_LEASE[1]] is not None
-        return row[:_FOLDED] == fold and leased == (self._status == _ATTEMPTING)
+        return row[:_FOLDED] == fold and (leased == (self._status == _ATTEMPTING) or self._status == _PENDING)
 
     def is_told_by(self, whole: Whole) -> bool:
         """Whether the contents beside it are those that its first event names."""
