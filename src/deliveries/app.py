@@ -51,6 +51,7 @@ from deliveries.processor.ticker import Ticker
 from deliveries.processor.wakeup import Wakeup
 from deliveries.queues import Queues
 from deliveries.registration import AdapterFunction, Registration
+from deliveries.replaying import Replaying
 from deliveries.scheduling import Debt, Draft
 from deliveries.store.rows import Birth
 from deliveries.store.store import Bind, Store
@@ -70,7 +71,7 @@ H = TypeVar("H", bound=HookFunction)
 Id = UUID | str
 
 
-class Deliveries(Looking, Operating, Auditing, Timetable, AsyncTwins):
+class Deliveries(Looking, Operating, Auditing, Replaying, Timetable, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.

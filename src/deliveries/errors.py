@@ -16,7 +16,9 @@
     │   ├── IdempotencyConflict      the key is taken by a different debt
     │   ├── DeliveryNotFound         no such delivery
     │   │   ├── DeliveryPruned       there was one; its tombstone is left
+    │   │   ├── NotThen              not at that moment, or without that version
     │   │   └── ReferenceNotFound    no delivery has that reference yet (`.retryable`)
+    │   ├── InvalidMoment            a moment or a version that nothing can have been at
     │   └── EngineNotConfigured      the connection cannot keep our promises
     ├── StoreError                   the database, not the call
     │   ├── SchemaMissing            our tables are not there
@@ -147,6 +149,18 @@ class DeliveryPruned(DeliveryNotFound):
         )
         self.delivery_id = delivery_id
         self.pruned_at, self.version, self.digest = pruned_at, version, digest
+
+
+class NotThen(DeliveryNotFound):
+    """There was no such delivery at that moment, or it had no such version."""
+
+    def __init__(self, delivery_id: object, when: str) -> None:
+        DeliveriesError.__init__(self, f"delivery {delivery_id} {when}")
+        self.delivery_id = delivery_id
+
+
+class InvalidMoment(CallerError):
+    """A moment or a version that nothing can have been at."""
 
 
 class ReferenceNotFound(DeliveryNotFound):

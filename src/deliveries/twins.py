@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deliveries.processor.ledger import Summary
     from deliveries.processor.performed import Performed
     from deliveries.processor.processor import Processor
+    from deliveries.replaying import Rebuilt
     from deliveries.store.evidence import Evidence
     from deliveries.where import Filter
 
@@ -86,6 +87,14 @@ class AsyncTwins:
         return await read_in(
             session, lambda bind: self._sync.trace(correlation_id, limit=limit, session=bind)
         )
+
+    async def areplay(self, id: UUID | str, *, session: AsyncBind | None = None, **moment: Any) -> Delivery:
+        """`replay`."""
+        return await read_in(session, lambda bind: self._sync.replay(id, session=bind, **moment))
+
+    async def arebuild(self, id: UUID | str | None = None, *, dry_run: bool = False) -> Rebuilt:
+        """`rebuild`, in a thread."""
+        return await asyncio.to_thread(self._sync.rebuild, id, dry_run=dry_run)
 
     async def aaudit(self, where: Filter | None = None, **options: Any) -> AuditReport:
         """`audit`, in a thread."""

@@ -96,16 +96,20 @@ def listing(found: Sequence[Delivery]) -> Table:
 
 def page(delivery: Delivery, history: Sequence[Recorded]) -> RenderableType:
     """One delivery: fields, contents and recorded events."""
+    return Group(
+        state(delivery),
+        Text("History", style="bold"),
+        _indented(_events(history)),
+    )
+
+
+def state(delivery: Delivery) -> RenderableType:
+    """One delivery as it was: its fields."""
     table = _grid()
     for name, value in msgspec.structs.asdict(delivery).items():
         if name not in {"id", "status", "created", "rules"} and value not in (None, "", ()):
             table.add_row(Text(name, style="dim"), _value(value))
-    return Group(
-        _heading(delivery.id, delivery.status),
-        _indented(table),
-        Text("History", style="bold"),
-        _indented(_events(history)),
-    )
+    return Group(_heading(delivery.id, delivery.status), _indented(table))
 
 
 def answer(explanation: Explanation) -> RenderableType:
