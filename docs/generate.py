@@ -1,13 +1,17 @@
-"""Draws the generated part of `states.md` from the transition table: `python docs/generate.py`."""  # noqa: INP001 - a script beside the pages
+"""Makes what is generated from the code, the table in `states.md` and `events.schema.json`: `python docs/generate.py`."""  # noqa: INP001 - a script beside the pages
 
 from __future__ import annotations
 
 import inspect
 from pathlib import Path
 
+import msgspec
+
+from deliveries.audit.lines import schema
 from deliveries.core.machine import TRANSITIONS, diagram
 
 PAGE = Path(__file__).parent / "states.md"
+SCHEMA = Path(__file__).parent / "events.schema.json"
 BEGIN, END = "<!-- generated: begin -->\n", "<!-- generated: end -->\n"
 
 
@@ -22,6 +26,11 @@ def generated() -> str:
     return f"```mermaid\n{diagram()}\n```\n\n{table}\n"
 
 
+def events() -> str:
+    """The JSON Schema of all events."""
+    return msgspec.json.format(msgspec.json.encode(schema()), indent=2).decode() + "\n"
+
+
 def rewritten(page: str) -> str:
     """`page` with what stands between the markers generated anew."""
     head, rest = page.split(BEGIN)
@@ -31,3 +40,4 @@ def rewritten(page: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(rewritten(PAGE.read_text()))
+    SCHEMA.write_text(events())

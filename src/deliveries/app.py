@@ -35,6 +35,7 @@ from deliveries.errors import (
     UnknownChannel,
     shown,
 )
+from deliveries.exporting import Exporting
 from deliveries.hooks import Hook, HookFunction, Hooks
 from deliveries.looking import Looking
 from deliveries.operating import Operating
@@ -71,7 +72,7 @@ H = TypeVar("H", bound=HookFunction)
 Id = UUID | str
 
 
-class Deliveries(Looking, Operating, Auditing, Replaying, Timetable, AsyncTwins):
+class Deliveries(Looking, Operating, Auditing, Replaying, Exporting, Timetable, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deliveries.app import Deliveries
     from deliveries.audit.doctor import Diagnosis
     from deliveries.audit.explain import Explanation
+    from deliveries.audit.export import Exported
     from deliveries.audit.trace import Trace
     from deliveries.audit.verify import AuditReport
     from deliveries.bulk import Report
@@ -95,6 +96,10 @@ class AsyncTwins:
     async def arebuild(self, id: UUID | str | None = None, *, dry_run: bool = False) -> Rebuilt:
         """`rebuild`, in a thread."""
         return await asyncio.to_thread(self._sync.rebuild, id, dry_run=dry_run)
+
+    async def aexport(self, path: Any, **options: Any) -> Exported:
+        """`export`, in a thread."""
+        return await asyncio.to_thread(self._sync.export, path, **options)
 
     async def aaudit(self, where: Filter | None = None, **options: Any) -> AuditReport:
         """`audit`, in a thread."""

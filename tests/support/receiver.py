@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.receiver.stopping.wait(max(0.0, min(seconds, left))) or left <= 0:
             raise _Stopped
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
 

@@ -51,22 +51,26 @@ def audit(
     with database.opened() as app, _progress() as progress:
         report = app.audit(jobs=jobs, progress=progress, **wanted)
     if json:
-        data(
-            {
-                "ok": report.ok,
-                "deliveries": report.deliveries,
-                "events": report.events,
-                "seconds": round(report.seconds, 3),
-                "found": report.found,
-                "findings": report.findings,
-            }
-        )
+        data(told(report))
     else:
-        _show(report)
+        show(report)
     return 0 if report.ok else FOUND
 
 
-def _show(report: AuditReport) -> None:
+def told(report: AuditReport) -> dict[str, Any]:
+    """A report as data."""
+    return {
+        "ok": report.ok,
+        "deliveries": report.deliveries,
+        "events": report.events,
+        "seconds": round(report.seconds, 3),
+        "found": report.found,
+        "findings": report.findings,
+    }
+
+
+def show(report: AuditReport) -> None:
+    """A report for people."""
     if report.findings:
         write(_table(report))
     if report.found > SHOWN:

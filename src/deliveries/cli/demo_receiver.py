@@ -191,5 +191,5 @@ class _Handler(BaseHTTPRequestHandler):
             head.append(f"Retry-After: {RETRY_AFTER_SECONDS}")
         self.wfile.write("\r\n".join([*head, "", ""]).encode() + said)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""

@@ -71,7 +71,7 @@ def explain(
     id: str,
     /,
     *,
-    format: Literal["text", "json", "html", "markdown"] = "text",  # noqa: A002 - the option's name
+    format: Literal["text", "json", "html", "markdown"] = "text",
     json: bool = False,
     database: Database = FROM_ENVIRONMENT,
 ) -> int:

@@ -30,6 +30,8 @@ VERBS = {
     "replay": "--until",
     "diff": "--verbose",
     "rebuild": "--dry-run",
+    "export": "--resume",
+    "view": "--version",
     "worker": "--queue",
     "drain": "Needs an application",
     "periodic": "--ticks",

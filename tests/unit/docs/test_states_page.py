@@ -119,3 +119,9 @@ def test_the_drawn_part_is_the_code() -> None:
     rewritten = runpy.run_path(str(ROOT / "docs" / "generate.py"))["rewritten"]
     page = PAGE.read_text()
     assert rewritten(page) == page
+
+
+def test_the_schema_of_events_is_what_the_code_says() -> None:
+    """After a change of an event: `python docs/generate.py`."""
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["events"]
+    assert (ROOT / "docs" / "events.schema.json").read_text() == made()
