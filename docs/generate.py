@@ -1,4 +1,4 @@
-"""Makes what is generated from the code, the table in `states.md` and `events.schema.json`: `python docs/generate.py`."""  # noqa: INP001 - a script beside the pages
+"""Makes what is generated from the code: a part of `states.md`, and `events.schema.json`."""  # noqa: INP001 - a script beside the pages
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def app(database_url: str, apps: Apps) -> Deliveries:
 
     @made.adapter("email")
     def email(delivery: Any, attempt: Any) -> Any:
-        return {"again": Retry("450 busy"), "no": Bounced("550 gone")}.get(delivery.payload)
+        return {"again": Retry("greylisted"), "no": Bounced("nobody here")}.get(delivery.payload)
 
     return made
 
@@ -61,7 +61,7 @@ def test_all_events_as_they_are_stored(app: Deliveries, ids: dict[str, UUID], tm
             (one.body, one.digest, one.recorded_at) for one in stored
         ]
     assert b"ann@" not in path.read_bytes()
-    assert b"450" not in path.read_bytes()
+    assert b"greylisted" not in path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -73,11 +73,11 @@ def test_with_contents_as_far_as_they_are_there(
     told = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
     first = next(one for one in told if one["delivery_id"] == str(ids["again"]))
     assert (first["recipient"], first["payload"]) == ("ann@example.org", "again")
-    assert {one["note"] for one in told if "note" in one} == {"450 busy", "550 gone"}
+    assert {one["note"] for one in told if "note" in one} == {"greylisted", "nobody here"}
     app.erase(recipient="ann@example.org")
     app.export(tmp_path / "erased.jsonl", contents=True)
     assert "ann@" not in (tmp_path / "erased.jsonl").read_text()
-    assert "450" not in (tmp_path / "erased.jsonl").read_text()
+    assert "greylisted" not in (tmp_path / "erased.jsonl").read_text()
 
 
 def test_pages_do_not_show(
