@@ -36,6 +36,7 @@ from deliveries.errors import (
     UnknownChannel,
     shown,
 )
+from deliveries.following import Projecting
 from deliveries.hooks import Hook, HookFunction, Hooks
 from deliveries.operating import Operating
 from deliveries.payload import MAX_PAYLOAD_BYTES
@@ -49,6 +50,7 @@ from deliveries.processor.processor import Processor
 from deliveries.processor.settings import DEFAULT_CONCURRENCY, Settings
 from deliveries.processor.ticker import Ticker
 from deliveries.processor.wakeup import Wakeup
+from deliveries.projection import Projection
 from deliveries.queues import Queues
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.scheduling import Draft
@@ -73,7 +75,7 @@ Bind = Session | scoped_session[Session] | Connection
 Id = UUID | str
 
 
-class Deliveries(Operating, Timetable, AsyncTwins):
+class Deliveries(Operating, Timetable, Projecting, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.
@@ -94,6 +96,7 @@ class Deliveries(Operating, Timetable, AsyncTwins):
         self._store = Store(engine_of(database), clock or SystemClock())
         self._registrations: dict[str, Registration] = {}
         self._entries: dict[str, Periodic] = {}
+        self._projections: dict[str, Projection] = {}
         self._policies = Policies()
         self._suppressing: list[tuple[SuppressionList, Collection[str] | None]] = []
         self._hooks = Hooks(self._store)
