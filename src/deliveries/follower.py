@@ -225,8 +225,8 @@ class Follower:
                 positions.begin(connection, self.projection.key)
         if not rows:
             return None
-        wanted, channels = self.projection.wanted, self.projection.channels
-        found = [positions.entry_of(row) for row in rows if positions.fits(row, wanted, channels)]
+        wanted = positions.Wanted(self.projection.wanted, self.projection.channels)
+        found = [positions.entry_of(row) for row in rows if wanted.fits(row)]
         if self.projection.unreadable:
             return _Page(after or 0, rows[-1].position, len(rows), found)
         unreadable = [one for one in found if one.problem is not None]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, scoped_session
 
-from deliveries.core.events import Event
+from deliveries.core.events import EVENTS, Event
 from deliveries.errors import CallerError, InvalidProjection, shown
 from deliveries.follower import Followed, Follower, Following
 from deliveries.projection import Handler, Projection
+from deliveries.registration import is_name
 from deliveries.store import positions
+from deliveries.store.positions import Entry, Wanted
+from deliveries.tail import Start, entries
 
 if TYPE_CHECKING:
     from deliveries.app import Deliveries
@@ -128,15 +132,48 @@ class Projecting:
         """
         app = cast("Deliveries", self)
         found = self._projection(projection)
-        if isinstance(to, bool) or not isinstance(to, int) or not 0 <= to < 2**63:
-            raise CallerError(f"a position is 0 or more, not {shown(to)}")
-        positions.place(app._store.caller(session), found.key, to)
+        position = _count(to, "to", 0)
+        positions.place(app._store.caller(session), found.key, position or 0)
 
     async def arewind(self, session: AsyncBind, projection: Named, *, to: int = 0) -> None:
         """`rewind`."""
         from deliveries.twins import in_session
 
         await in_session(session, lambda bind: self.rewind(bind, projection, to=to))
+
+    # -- reading it ----------------------------------------------------------------------------
+
+    def tail(
+        self,
+        *kinds: type[Event],
+        channels: str | Collection[str] | None = None,
+        tenants: str | Collection[str] | None = None,
+        after: int | None = None,
+        since: datetime | None = None,
+        last: int | None = None,
+        name: str | None = None,
+        follow: bool = False,
+        poll: float = 0.5,
+    ) -> Iterator[Entry]:
+        """The events of the log in its order, until now; with `follow` those to come, too, for ever.
+
+        It begins `after` a position, `since` a time (aware), with the `last` so many, or with the first.
+        `name`: go on where the reader of that name stopped, if there was one; its position moves on when a
+        page of 500 has been taken, so after a crash the last page comes again. Events that cannot be read
+        have a `problem`. Raises: CallerError.
+        """
+        app = cast("Deliveries", self)
+        wanted = Wanted(
+            types=_types(kinds), channels=_names(channels), tenants=_names(tenants), since=_aware(since)
+        )
+        start = Start(after=_count(after, "after", 0), since=wanted.since, last=_count(last, "last", 0))
+        if sum(given is not None for given in (after, since, last)) > 1:
+            raise CallerError("give one of after, since and last")
+        if name is not None and not is_name(name):
+            raise CallerError(f"{shown(name)} is no name")
+        how = Following(poll=poll)
+        key = None if name is None else f"tail:{name}"
+        return entries(app._store, app._wakeup, wanted, start, key, follow, how.poll)
 
     def _projection(self, given: Named) -> Projection:
         if isinstance(given, Projection):
@@ -146,3 +183,28 @@ class Projecting:
             names = ", ".join(sorted(self._projections)) or "none"
             raise InvalidProjection(f"unknown projection {shown(given)} (there are: {names})")
         return found
+
+
+def _types(kinds: Collection[type[Event]]) -> frozenset[str] | None:
+    for kind in kinds:
+        if kind is not Event and kind not in EVENTS:
+            raise CallerError(f"name types of events, such as Succeeded, not {shown(kind)}")
+    return None if not kinds or Event in kinds else frozenset(kind.__name__ for kind in kinds)
+
+
+def _names(given: str | Collection[str] | None) -> frozenset[str] | None:
+    return None if given is None else frozenset((given,) if isinstance(given, str) else given)
+
+
+def _aware(since: datetime | None) -> datetime | None:
+    if since is not None and (not isinstance(since, datetime) or since.utcoffset() is None):
+        raise CallerError(f"since must be an aware datetime, such as one in UTC, not {shown(since)}")
+    return since
+
+
+def _count(value: int | None, name: str, least: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+        raise CallerError(f"{name} must be {least} or more, not {shown(value)}")
+    return value

@@ -524,7 +524,7 @@ def test_names_are_taken_once_and_must_be_known(nowhere: Deliveries) -> None:
     with pytest.raises(InvalidProjection, match=r"unknown projection 'b' \(there are: a\)"):
         nowhere.follow("b")
     for wrong in (-1, True, "1", 2**63):
-        with pytest.raises(CallerError, match="a position is 0 or more"):
+        with pytest.raises(CallerError, match="to must be 0 or more"):
             nowhere.rewind(None, "a", to=wrong)  # type: ignore[arg-type]
 
 

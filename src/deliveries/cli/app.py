@@ -19,6 +19,7 @@ from deliveries.cli import (
     recurring,
     setup,
     suppressions,
+    tail,
     writing,
 )
 from deliveries.cli.failures import judge
@@ -53,6 +54,7 @@ VERBS: tuple[Callable[..., int], ...] = (
     performing.worker,
     performing.drain,
     recurring.periodic,
+    tail.tail,
     demonstration.demo,
 )
 

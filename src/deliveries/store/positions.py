@@ -7,10 +7,13 @@ moved. What is read is complete, up to the bound that open transactions announce
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, literal_column, select, text
+from msgspec import Struct
+from sqlalchemy import ColumnElement, Connection, bindparam, func, literal_column, select, text, true
 
 from deliveries.core import codec
 from deliveries.core.stream import Recorded
@@ -107,28 +110,30 @@ def page(store: Store, connection: Connection, after: int, limit: int) -> list[A
     safe = store.backend.safe_position(connection)
     if safe <= after:
         return []
-    return list(connection.execute(_page(limit), {"after": after, "safe": safe}))
+    statement = _page(connection.dialect.name, limit)
+    return list(connection.execute(statement, {"after": after, "safe": safe}).all())
 
 
-def _page(limit: int) -> Any:
-    """The limit is written out: with a parameter the planner, once it has a plan for all values, would
-    expect a tenth of the log and read the whole projection for its channels.
+@cache
+def _page(dialect: str, limit: int) -> Any:
+    """The rows, and whose they are.
+
+    PostgreSQL is shown no way to read the whole projection for the channels of one page, as it does while it
+    has no statistics: the limit is no parameter, and each delivery is asked for by itself (measured on
+    50,000 deliveries: 43 ms for a page of 1,000 with a join, 16 with this).
     """
-    if limit not in _pages:
-        position = events.c.position
-        within = (position > bindparam("after")) & (position <= bindparam("safe"))
-        some = select(events).where(within).order_by(position).limit(literal_column(str(int(limit))))
-        found = some.subquery("e")
-        on = deliveries.c.id == found.c.delivery_id
-        _pages[limit] = (
-            select(*found.c, deliveries.c.channel, deliveries.c.tenant)
-            .select_from(found.outerjoin(deliveries, on))
-            .order_by(found.c.position)
-        )
-    return _pages[limit]
-
-
-_pages: dict[int, Any] = {}
+    position = events.c.position
+    within = (position > bindparam("after")) & (position <= bindparam("safe"))
+    some = select(events).where(within).order_by(position).limit(literal_column(str(int(limit))))
+    found = some.subquery("e")
+    whose = select(deliveries.c.channel, deliveries.c.tenant).where(deliveries.c.id == found.c.delivery_id)
+    if dialect == "postgresql":
+        row: Any = whose.limit(literal_column("1")).lateral("d")
+        joined = found.outerjoin(row, true())
+    else:
+        row = deliveries
+        joined = found.outerjoin(row, row.c.id == found.c.delivery_id)
+    return select(*found.c, row.c.channel, row.c.tenant).select_from(joined).order_by(found.c.position)
 
 
 def entry_of(row: Any) -> Entry:
@@ -154,6 +159,60 @@ def entry_of(row: Any) -> Entry:
     )
 
 
-def fits(row: Any, types: Collection[str] | None, channels: Collection[str] | None) -> bool:
-    """Whether a row of `page` is of these types and channels; None: of any."""
-    return (types is None or row[3] in types) and (channels is None or row[8] in channels)
+class Wanted(Struct, frozen=True):
+    """Which events of the log; a field that is None fits all."""
+
+    types: Collection[str] | None = None
+    channels: Collection[str] | None = None
+    tenants: Collection[str] | None = None
+    since: datetime | None = None
+    """Recorded then or later."""
+
+    def fits(self, row: Any) -> bool:
+        """Whether a row of `page` is one of them."""
+        return (
+            (self.types is None or row.type in self.types)
+            and (self.channels is None or row.channel in self.channels)
+            and (self.tenants is None or row.tenant in self.tenants)
+            and (self.since is None or row.recorded_at >= self.since)
+        )
+
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        """The same in SQL, on events and deliveries."""
+        for column, values in (
+            (events.c.type, self.types),
+            (deliveries.c.channel, self.channels),
+            (deliveries.c.tenant, self.tenants),
+        ):
+            if values is not None:
+                yield column.in_(values)
+        if self.since is not None:
+            yield events.c.recorded_at >= self.since
+
+
+def before_the_last(store: Store, connection: Connection, count: int, wanted: Wanted) -> int:
+    """The position after which there are `count` events that are wanted, or all of them."""
+    position = events.c.position
+    within = position <= store.backend.safe_position(connection)
+    if not count:
+        return connection.scalar(select(func.max(position)).where(within)) or 0
+    joined = events.outerjoin(deliveries, deliveries.c.id == events.c.delivery_id)
+    some = select(position).select_from(joined).where(within, *wanted.conditions())
+    last = connection.scalars(some.order_by(position.desc()).limit(count)).all()
+    return last[-1] - 1 if len(last) == count else 0
+
+
+def before(connection: Connection, since: datetime) -> int:
+    """The position after which all is that was recorded at `since` or later.
+
+    Positions and times need not go together, and times have no index: this reads the log once.
+    """
+    first = connection.scalar(select(func.min(events.c.position)).where(events.c.recorded_at >= since))
+    return (connection.scalar(select(func.max(events.c.position))) or 0) if first is None else first - 1
+
+
+def behind(store: Store, connection: Connection, name: str) -> int:
+    """How many events of the log `name` has not seen yet."""
+    after = position_of(connection, name) or 0
+    within = (events.c.position > after) & (events.c.position <= store.backend.safe_position(connection))
+    return connection.scalar(select(func.count()).select_from(events).where(within)) or 0

@@ -27,6 +27,7 @@ VERBS = {
     "worker": "--queue",
     "drain": "Needs an application",
     "periodic": "--ticks",
+    "tail": "--follow",
     "demo": "--seed",
     "db": "upgrade",
     "db upgrade": "DELIVERIES_URL",
