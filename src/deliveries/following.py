@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session, scoped_session
 
 from deliveries.core.events import EVENTS, Event
+from deliveries.counting import STATISTICS, Counting
 from deliveries.errors import CallerError, InvalidProjection, shown
 from deliveries.follower import Followed, Follower, Following
 from deliveries.projection import Handler, Projection
@@ -29,7 +30,7 @@ Bind = Session | scoped_session[Session] | Connection
 Named = Projection | str
 
 
-class Projecting:
+class Projecting(Counting):
     """The part of `Deliveries` that is about projections."""
 
     _projections: dict[str, Projection]
@@ -50,7 +51,7 @@ class Projecting:
         """
 
         def register(handle: Handler) -> Projection:
-            if name in self._projections:
+            if name in self._projections or name == STATISTICS.name:
                 raise InvalidProjection(f"there is a projection {name!r} already")
             named = channels if channels is None or isinstance(channels, str) else tuple(channels)
             made = Projection(name, handle, kinds, named, unreadable)
@@ -178,6 +179,8 @@ class Projecting:
     def _projection(self, given: Named) -> Projection:
         if isinstance(given, Projection):
             return given
+        if given == STATISTICS.name:
+            return STATISTICS
         found = self._projections.get(given) if isinstance(given, str) else None
         if found is None:
             names = ", ".join(sorted(self._projections)) or "none"

@@ -77,7 +77,7 @@ def test_every_verb_has_its_twin() -> None:
     verbs = """
         schedule schedule_many get history explain find cancel suppress reschedule resolve perform drain
         redrive record_evidence evidence cancel_where suppress_where reschedule_where redrive_where
-        prune erase tick follow rewind
+        prune erase tick follow rewind statistics reset_statistics
     """
     for verb in verbs.split():
         assert inspect.iscoroutinefunction(getattr(deliveries.Deliveries, f"a{verb}")), verb
