@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -12,7 +17,7 @@ import pytest
 
 from deliveries import Deliveries, Draft
 
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 30
 
 
 @pytest.fixture
@@ -69,3 +74,29 @@ def test_it_ends_when_nobody_reads_any_more(app: Deliveries, database_url: str) 
             assert process.stderr.read() == ""
         finally:
             process.kill()
+
+
+def test_statistics_grow_on_a_terminal_until_they_are_interrupted(app: Deliveries, database_url: str) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "deliveries", "stats", "--url", database_url, "--follow"]
+    env = os.environ | {"TERM": "xterm", "COLUMNS": "160"}
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=env) as process:
+        try:
+            os.close(theirs)
+            owe(app, 7)
+            app.drain()
+            drawn = b""
+            while not re.search(rb"email +7 +7 +7", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", drawn)):
+                assert select.select([ours], [], [], DEADLINE_SECONDS)[0], drawn[-500:]
+                drawn += os.read(ours, 4_096)
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(OSError):  # the other end is closed
+                while os.read(ours, 4_096):
+                    pass
+            assert process.wait(DEADLINE_SECONDS) == 130
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+            os.close(ours)
+    assert sum(hour.succeeded for hour in app.statistics()) == 7

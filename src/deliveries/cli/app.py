@@ -18,6 +18,7 @@ from deliveries.cli import (
     reading,
     recurring,
     setup,
+    stats,
     suppressions,
     tail,
     writing,
@@ -55,6 +56,7 @@ VERBS: tuple[Callable[..., int], ...] = (
     performing.drain,
     recurring.periodic,
     tail.tail,
+    stats.stats,
     demonstration.demo,
 )
 

@@ -28,6 +28,7 @@ VERBS = {
     "drain": "Needs an application",
     "periodic": "--ticks",
     "tail": "--follow",
+    "stats": "--catch-up",
     "demo": "--seed",
     "db": "upgrade",
     "db upgrade": "DELIVERIES_URL",
