@@ -24,7 +24,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from msgspec import Struct
 from sqlalchemy import Connection
@@ -40,6 +40,9 @@ from deliveries.store.positions import Entry
 from deliveries.store.store import Store
 
 OnError = Literal["stop", "skip"]
+
+READ = 500
+"""Events that are read at once, where fewer are handled in one transaction."""
 
 BUSY_SECONDS = 0.05
 """How soon to look again where another follower of this projection is at work."""
@@ -200,38 +203,47 @@ class Follower:
     # -- a turn --------------------------------------------------------------------------------
 
     def _turn(self) -> float | None:
-        """One page; returns the seconds to wait before the next one, None where there is none yet."""
-        page = self._look()
-        if page is None:
-            return None
-        if not self._take(page):
-            return BUSY_SECONDS
-        for one in page.unreadable[:1]:
-            _log.warning(
-                "projection %s: %d events cannot be read, and are passed by; the first, at position %d, "
-                "of delivery %s: %s",
-                *(self.projection.name, len(page.unreadable), one.position, one.delivery_id, one.problem),
-            )
-        self.followed.unreadable += len(page.unreadable)
-        return 0.0
+        """What was read at once; returns the seconds to wait before the next look, None at the end."""
+        pages = self._look()
+        for page in pages:
+            if self._stopping.is_set():
+                break
+            if not self._take(page):
+                return BUSY_SECONDS
+            self._tell(page.unreadable)
+        return 0.0 if pages else None
 
-    def _look(self) -> _Page | None:
+    def _look(self) -> list[_Page]:
         with self._store.reading() as connection:
             after = positions.position_of(connection, self.projection.key)
-            rows = positions.page(self._store, connection, after or 0, self._how.batch)
+            rows = positions.page(self._store, connection, after or 0, max(READ, self._how.batch))
         self.followed.position = after or 0
         if after is None:
             with self._store.transaction() as connection:
                 positions.begin(connection, self.projection.key)
-        if not rows:
-            return None
+        pages = []
+        for start in range(0, len(rows), self._how.batch):
+            pages.append(self._page(after or 0, rows[start : start + self._how.batch]))
+            after = pages[-1].upto
+        return pages
+
+    def _page(self, after: int, rows: Sequence[Any]) -> _Page:
         wanted = positions.Wanted(self.projection.wanted, self.projection.channels)
         found = [positions.entry_of(row) for row in rows if wanted.fits(row)]
-        if self.projection.unreadable:
-            return _Page(after or 0, rows[-1].position, len(rows), found)
-        unreadable = [one for one in found if one.problem is not None]
-        readable = [one for one in found if one.problem is None] if unreadable else found
-        return _Page(after or 0, rows[-1].position, len(rows), readable, unreadable)
+        unreadable: list[Entry] = []
+        if not self.projection.unreadable:
+            unreadable = [one for one in found if one.problem is not None]
+            found = [one for one in found if one.problem is None] if unreadable else found
+        return _Page(after, rows[-1].position, len(rows), found, unreadable)
+
+    def _tell(self, unreadable: Sequence[Entry]) -> None:
+        self.followed.unreadable += len(unreadable)
+        for one in unreadable[:1]:
+            _log.warning(
+                "projection %s: %d events cannot be read, and are passed by; the first, at position %d, "
+                "of delivery %s: %s",
+                *(self.projection.name, len(unreadable), one.position, one.delivery_id, one.problem),
+            )
 
     def _take(self, page: _Page) -> bool:
         """Do one page, in as many transactions as it needs; False where another follower has it."""
