@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test example-payments example-invoices example-shop simulate explore chaos crash check format docs bench mutate clean
+.PHONY: demo test example-payments example-invoices example-shop simulate explore chaos crash corpus check format docs bench mutate clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -43,6 +43,9 @@ chaos: $(READY)  ## PostgreSQL restarted, crashed and cut off under four process
 
 crash: $(READY)  ## N workers killed, at every point of their work, on both databases
 	PYTHONPATH=tests $(BIN)/python -m crash $(or $(N),2000)
+
+corpus: $(READY)  ## New shapes and versions of events into the golden corpus; what is there stays
+	PYTHONPATH=tests $(BIN)/python -m corpus
 
 check: $(READY)  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .

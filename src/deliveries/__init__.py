@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         InvalidHook,
         InvalidPayload,
         InvalidPolicy,
+        InvalidProjection,
         InvalidQueue,
         InvalidSchedule,
         ReferenceNotFound,
@@ -54,11 +55,14 @@ if TYPE_CHECKING:
         SchemaTooNew,
         UnknownChannel,
     )
+    from deliveries.follower import Followed
     from deliveries.processor.ledger import Summary
     from deliveries.processor.performed import Performed
+    from deliveries.projection import Projection
     from deliveries.queues import Queue
     from deliveries.scheduling import Draft
     from deliveries.store.evidence import Evidence
+    from deliveries.store.positions import Entry
     from deliveries.store.schema import metadata
     from deliveries.where import Where
 
@@ -83,8 +87,10 @@ __all__ = [
     "Discard",
     "Draft",
     "EngineNotConfigured",
+    "Entry",
     "Evidence",
     "Explanation",
+    "Followed",
     "IdempotencyConflict",
     "InvalidAdapter",
     "InvalidCommand",
@@ -92,11 +98,13 @@ __all__ = [
     "InvalidHook",
     "InvalidPayload",
     "InvalidPolicy",
+    "InvalidProjection",
     "InvalidQueue",
     "InvalidSchedule",
     "NotDone",
     "Performed",
     "Proceed",
+    "Projection",
     "Queue",
     "Recorded",
     "ReferenceNotFound",
@@ -140,8 +148,10 @@ _HOMES = {
     "Discard": "deliveries.core.outcomes",
     "Draft": "deliveries.scheduling",
     "EngineNotConfigured": "deliveries.errors",
+    "Entry": "deliveries.store.positions",
     "Evidence": "deliveries.store.evidence",
     "Explanation": "deliveries.audit.explain",
+    "Followed": "deliveries.follower",
     "IdempotencyConflict": "deliveries.errors",
     "InvalidAdapter": "deliveries.errors",
     "InvalidCommand": "deliveries.errors",
@@ -149,11 +159,13 @@ _HOMES = {
     "InvalidHook": "deliveries.errors",
     "InvalidPayload": "deliveries.errors",
     "InvalidPolicy": "deliveries.errors",
+    "InvalidProjection": "deliveries.errors",
     "InvalidQueue": "deliveries.errors",
     "InvalidSchedule": "deliveries.errors",
     "NotDone": "deliveries.core.outcomes",
     "Performed": "deliveries.processor.performed",
     "Proceed": "deliveries.core.policy",
+    "Projection": "deliveries.projection",
     "Queue": "deliveries.queues",
     "Recorded": "deliveries.core.stream",
     "ReferenceNotFound": "deliveries.errors",

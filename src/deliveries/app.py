@@ -36,6 +36,7 @@ from deliveries.errors import (
     shown,
 )
 from deliveries.exporting import Exporting
+from deliveries.following import Projecting
 from deliveries.hooks import Hook, HookFunction, Hooks
 from deliveries.looking import Looking
 from deliveries.operating import Operating
@@ -50,6 +51,7 @@ from deliveries.processor.processor import Processor
 from deliveries.processor.settings import DEFAULT_CONCURRENCY, Settings
 from deliveries.processor.ticker import Ticker
 from deliveries.processor.wakeup import Wakeup
+from deliveries.projection import Projection
 from deliveries.queues import Queues
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.replaying import Replaying
@@ -72,7 +74,7 @@ H = TypeVar("H", bound=HookFunction)
 Id = UUID | str
 
 
-class Deliveries(Looking, Operating, Auditing, Replaying, Exporting, Timetable, AsyncTwins):
+class Deliveries(Looking, Operating, Auditing, Replaying, Exporting, Projecting, Timetable, AsyncTwins):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.
@@ -93,6 +95,7 @@ class Deliveries(Looking, Operating, Auditing, Replaying, Exporting, Timetable, 
         self._store = Store(engine_of(database), clock or SystemClock())
         self._registrations: dict[str, Registration] = {}
         self._entries: dict[str, Periodic] = {}
+        self._projections: dict[str, Projection] = {}
         self._policies = Policies()
         self._suppressing: list[tuple[SuppressionList, Collection[str] | None]] = []
         self._hooks = Hooks(self._store)

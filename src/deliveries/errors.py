@@ -10,6 +10,7 @@
     │   ├── InvalidAdapter           a registration that could not be honoured
     │   ├── InvalidPolicy            the same, of a policy
     │   ├── InvalidHook              the same, of a hook; or what a hook must not do
+    │   ├── InvalidProjection        the same, of a projection; or what its handler must not do
     │   ├── InvalidCommand           an operator's act that makes no sense
     │   ├── InvalidFilter            a field of a filter is unknown or out of range; `.field` names it
     │   ├── InvalidQueue             a queue cannot be set so; `.field` names what
@@ -98,6 +99,10 @@ class InvalidPolicy(CallerError):
 
 class InvalidHook(CallerError):
     """A hook was registered for what never happens, or does what a hook must not do."""
+
+
+class InvalidProjection(CallerError):
+    """A projection that could not be kept, or that does what its handler must not do."""
 
 
 class InvalidCommand(CallerError):

@@ -35,6 +35,7 @@ from deliveries.core.delivery import Delivery
 from deliveries.core.notes import MAX_NAME, clean
 from deliveries.core.stream import Change
 from deliveries.errors import CorruptHistory, InvalidHook, StoreError, shown
+from deliveries.lent import Lent
 from deliveries.registration import must_be_awaited
 from deliveries.store.failures import cause
 from deliveries.store.rows import with_contents
@@ -162,30 +163,10 @@ class Hooks:
         raise StoreError(f"the transaction ended in hook {hook.name}: {cause(error)}") from error
 
 
-class _Lent(Connection):
-    """A connection as hooks get it: the transaction is not theirs to end."""
+class _Lent(Lent):
+    """As hooks get it."""
 
-    @classmethod
-    def of(cls, connection: Connection) -> _Lent:
-        """The same connection, with the same state, under other manners."""
-        lent = cls.__new__(cls)
-        lent.__dict__ = connection.__dict__
-        return lent
-
-    def commit(self) -> None:
-        raise InvalidHook("a hook cannot commit: its transaction belongs to whoever appended the event")
-
-    def rollback(self) -> None:
-        raise InvalidHook("a hook cannot roll back: raise, and what it wrote is undone")
-
-    def close(self) -> None:
-        raise InvalidHook("a hook cannot close the connection: it belongs to whoever appended the event")
-
-    def detach(self) -> None:
-        self.close()
-
-    def invalidate(self, exception: BaseException | None = None) -> None:
-        self.close()
+    borrower, lender, refusal = "a hook", "whoever appended the event", InvalidHook
 
 
 @contextmanager

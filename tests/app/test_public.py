@@ -19,11 +19,12 @@ from deliveries.registration import Registration
 PUBLIC = """
     Attempt AuditReport Backoff Bounced Cancel ConcurrentChange ConcurrentSchedule CorruptHistory
     DatabaseMoved Defer Delivered Deliveries DeliveriesError Delivery DeliveryNotFound
-    DeliveryPruned Diagnosis Discard Draft EngineNotConfigured Evidence Explanation
+    DeliveryPruned Diagnosis Discard Draft EngineNotConfigured Entry Evidence Explanation Followed
     IdempotencyConflict InvalidAdapter InvalidCommand InvalidFilter InvalidHook InvalidPayload
-    InvalidPolicy InvalidQueue InvalidSchedule NotDone Performed Proceed Queue Recorded
-    ReferenceNotFound Report Retry SchemaMissing SchemaTooNew Snooze Status Summary Suppress Trace
-    Unique Unknown UnknownChannel Where events metadata policies sqlite
+    InvalidPolicy InvalidProjection InvalidQueue InvalidSchedule NotDone Performed Proceed
+    Projection Queue Recorded ReferenceNotFound Report Retry SchemaMissing SchemaTooNew Snooze
+    Status Summary Suppress Trace Unique Unknown UnknownChannel Where events metadata policies
+    sqlite
 """
 
 
@@ -77,7 +78,8 @@ def test_every_verb_has_its_twin() -> None:
     verbs = """
         schedule schedule_many get history explain find trace doctor cancel suppress reschedule
         resolve perform drain redrive record_evidence evidence cancel_where suppress_where
-        reschedule_where redrive_where prune erase tick
+        reschedule_where redrive_where prune erase tick follow rewind statistics reset_statistics
+        audit replay rebuild export
     """
     for verb in verbs.split():
         assert inspect.iscoroutinefunction(getattr(deliveries.Deliveries, f"a{verb}")), verb

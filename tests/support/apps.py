@@ -276,7 +276,7 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
   WHERE datname = current_database() AND pid <> pg_backend_pid();
 SET session_replication_role = replica;
 TRUNCATE {", ".join(name for name in metadata.tables if name != "delivery_schema")} RESTART IDENTITY;
-DROP TABLE IF EXISTS orders;
+DROP TABLE IF EXISTS orders, followed;
 """
 """The guards are triggers, which a replica does not fire."""
 

@@ -19,11 +19,13 @@ PATIENCE = 30.0
 
 
 class WorkerProcess:
-    """`worker.py` with these arguments; killed at the end of the `with`, if it lives."""
+    """`script` with these arguments; killed at the end of the `with`, if it lives."""
+
+    script = "worker.py"
 
     def __init__(self, **arguments: Any) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "worker.py"), json.dumps(arguments)],
+            [sys.executable, str(Path(__file__).parent / self.script), json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

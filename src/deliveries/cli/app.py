@@ -22,7 +22,9 @@ from deliveries.cli import (
     recurring,
     replaying,
     setup,
+    stats,
     suppressions,
+    tail,
     writing,
 )
 from deliveries.cli.failures import judge
@@ -65,6 +67,8 @@ VERBS: tuple[Callable[..., int], ...] = (
     performing.worker,
     performing.drain,
     recurring.periodic,
+    tail.tail,
+    stats.stats,
     demonstration.demo,
 )
 

@@ -216,19 +216,19 @@ def _events(history: Sequence[Recorded]) -> Table:
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for one in history:
-        facts = ", ".join(_facts(one.body))
+        said = ", ".join(facts(one.body))
         table.add_row(
-            Text(str(one.version), style="dim"), Text(_time(one.recorded_at)), _text(one.type), _text(facts)
+            Text(str(one.version), style="dim"), Text(_time(one.recorded_at)), _text(one.type), _text(said)
         )
         if one.note:
             table.add_row(Text(), Text(), Text(), _note(one.note))
     return table
 
 
-def _facts(body: bytes) -> Iterator[str]:
-    """The body's fields but for digests and ids, which only a machine compares."""
+def facts(body: bytes, without: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The body's fields but for digests and ids, which only a machine compares, and those in `without`."""
     for name, value in msgspec.json.decode(body).items():
-        if name not in {"delivery_id", "payload_digest", "recipient_digest", "note"}:
+        if name not in {"delivery_id", "payload_digest", "recipient_digest", "note", *without}:
             yield f"{name} {value if isinstance(value, str) else _json(value)}"
 
 

@@ -1,32 +1,32 @@
 """Events to bytes and back, through a closed registry, and the digest that chains them.
 
 Nothing read from a row is imported, unpickled or looked up by attribute: a type name is a key of
-one dictionary, or the event is unreadable.
+one dictionary, or the event is unreadable. Bodies of earlier versions are led on to the newest by
+`upcast`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from deliveries.core.events import EVENTS, Event
-from deliveries.errors import CorruptHistory, UnreadableEvent
+from deliveries.core.retired import RETIRED
+from deliveries.core.upcast import Registry
+from deliveries.errors import CorruptHistory
 
 _ENCODER = msgspec.json.Encoder()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-_DECODERS: Final[Mapping[tuple[str, int], Callable[[bytes], Event]]] = MappingProxyType(
-    {(kind.__name__, kind.schema_version): msgspec.json.Decoder(kind).decode for kind in EVENTS}
-)
-"""(public name, schema version) -> decoder. A new version adds its own entry and an upcaster."""
+REGISTRY: Final = Registry(EVENTS, RETIRED)
+"""Every version of every event that there ever was."""
 
 REGISTERED: Final = frozenset(kind.__name__ for kind in EVENTS)
 """The public names; the database's guards speak of these types only."""
@@ -45,14 +45,7 @@ def decode(name: str, schema_version: int, body: bytes) -> Event:
 
     Raises: UnreadableEvent for an unknown type or version, or a body that is not what it should be.
     """
-    decoder = _DECODERS.get((name, schema_version))
-    if decoder is None:
-        known = "a version of the future" if name in REGISTERED else "an unknown type"
-        raise UnreadableEvent(f"{name[:80]!r} version {schema_version} is {known}")
-    try:
-        return decoder(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UnreadableEvent(f"{name} version {schema_version}: {error}") from None
+    return REGISTRY.decode(name, schema_version, body)
 
 
 def digest(

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from deliveries.core.notes import clean, describe, type_name
 from deliveries.errors import ConcurrentChange, ConcurrentSchedule
 
 _SERIALIZATION_FAILURES = {"40001", "40P01"}
+_CANCELLED = "57014"
+"""PostgreSQL: the statement took longer than it may, and would again."""
+_SQLITE_ERROR = 1
+"""SQLite: the statement is wrong, such as a table that is not there."""
 
 
 def cause(error: BaseException) -> str:
@@ -25,6 +30,19 @@ def is_serialization_failure(error: DBAPIError) -> bool:
     """Whether the transaction was refused because of another one, and may simply be run again."""
     state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
     return state in _SERIALIZATION_FAILURES
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the database is in trouble, or somebody in the way, and the same may succeed later."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated or is_serialization_failure(error):
+        return True
+    wrong = getattr(error.orig, "sqlite_errorcode", None) == _SQLITE_ERROR
+    cancelled = getattr(error.orig, "sqlstate", None) == _CANCELLED
+    return isinstance(error, OperationalError) and not wrong and not cancelled
 
 
 @contextmanager

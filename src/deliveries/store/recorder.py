@@ -24,9 +24,10 @@ from eventsourcing import persistence as es
 from sqlalchemy import ColumnElement, Connection, exc, func, insert, select, text
 
 from deliveries.core import codec
+from deliveries.store.bell import Bell
 from deliveries.store.schema import events, positions
 from deliveries.store.store import Store
-from deliveries.store.subscription import POLL_SECONDS, Bell, LogSubscription
+from deliveries.store.subscription import POLL_SECONDS, LogSubscription
 
 FOREIGN = 0
 """Schema version of events that are none of ours."""

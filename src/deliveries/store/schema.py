@@ -371,6 +371,30 @@ positions = Table(
     sqlite_strict=True,
 )
 
+statistics = Table(
+    "delivery_statistics",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("hour", Instant, primary_key=True),
+    *(
+        Column(name, _LONG, nullable=False)
+        for name in (
+            *("scheduled", "rescheduled", "attempted", "failed", "interrupted", "held"),
+            *("succeeded", "suppressed", "cancelled", "exhausted"),
+        )
+    ),
+    Column("waits", _LONG, nullable=False),
+    Column("wait_total", _LONG, nullable=False),
+    Column("wait_longest", _LONG, nullable=False),
+    Column("wait_histogram", Text, nullable=False),
+    Column("runs", _LONG, nullable=False),
+    Column("run_total", _LONG, nullable=False),
+    Column("run_longest", _LONG, nullable=False),
+    Column("run_histogram", Text, nullable=False),
+    sqlite_strict=True,
+)
+"""What a projection of the log has counted, for each channel and hour (UTC). Times are microseconds."""
+
 suppressions = Table(
     "delivery_suppressions",
     metadata,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,25 +16,6 @@ PAGE = 500
 
 POLL_SECONDS = 0.5
 """How long a subscription that has read everything waits, unless it is woken."""
-
-
-class Bell:
-    """A wake-up inside this process. A hint only: whoever waits looks again after a while anyway."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self.rung = 0
-
-    def ring(self) -> None:
-        """Wake all that wait."""
-        with self._condition:
-            self.rung += 1
-            self._condition.notify_all()
-
-    def wait(self, rung: int, seconds: float) -> None:
-        """Wait until it has been rung more than `rung` times, `seconds` at most."""
-        with self._condition:
-            self._condition.wait_for(lambda: self.rung != rung, seconds)
 
 
 class LogSubscription(es.Subscription["DeliveryRecorder"]):

@@ -35,6 +35,8 @@ VERBS = {
     "worker": "--queue",
     "drain": "Needs an application",
     "periodic": "--ticks",
+    "tail": "--follow",
+    "stats": "--catch-up",
     "demo": "--seed",
     "db": "upgrade",
     "db upgrade": "DELIVERIES_URL",
