@@ -12,18 +12,16 @@ WITH_PYTHON = [page for page in PAGES if blocks(page.read_text(), "python")]
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
-def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path, url: str | None = None) -> None:
     shown = "".join(blocks(page.read_text(), "text"))
-    printed = run(page, tmp_path)
+    printed = run(page, tmp_path, url)
     assert matches(shown, printed), f"{name_of(page)} shows\n{shown}\nbut prints\n{printed}"
 
 
 def test_the_page_for_readers_of_oban_is_true_of_postgresql_too(
     empty_postgresql_url: str, tmp_path: Path
 ) -> None:
-    page = ROOT / "docs" / "oban.md"
-    shown = "".join(blocks(page.read_text(), "text"))
-    assert matches(shown, run(page, tmp_path, empty_postgresql_url))
+    test_a_page_does_what_it_says(ROOT / "docs" / "oban.md", tmp_path, empty_postgresql_url)
 
 
 def test_the_pages_with_code_are_these() -> None:
