@@ -56,6 +56,7 @@ from deliveries.queues import Queues
 from deliveries.registration import AdapterFunction, Registration
 from deliveries.replaying import Replaying
 from deliveries.scheduling import Debt, Draft
+from deliveries.sealing import Sealing
 from deliveries.store.rows import Birth
 from deliveries.store.store import Bind, Store
 from deliveries.suppressions import Suppressions
@@ -74,7 +75,9 @@ H = TypeVar("H", bound=HookFunction)
 Id = UUID | str
 
 
-class Deliveries(Looking, Operating, Auditing, Replaying, Exporting, Projecting, Timetable, AsyncTwins):
+class Deliveries(
+    Looking, Operating, Auditing, Replaying, Exporting, Sealing, Projecting, Timetable, AsyncTwins
+):
     """Debts to the outside world, in your own database.
 
     `database`: a URL, an Engine or an AsyncEngine; None reads the environment's `DELIVERIES_URL`.

@@ -19,6 +19,7 @@
     │   │   ├── DeliveryPruned       there was one; its tombstone is left
     │   │   ├── NotThen              not at that moment, or without that version
     │   │   └── ReferenceNotFound    no delivery has that reference yet (`.retryable`)
+    │   ├── InvalidSeal              a file that is no seal, or not what its signer made
     │   ├── InvalidMoment            a moment or a version that nothing can have been at
     │   └── EngineNotConfigured      the connection cannot keep our promises
     ├── StoreError                   the database, not the call
@@ -162,6 +163,10 @@ class NotThen(DeliveryNotFound):
     def __init__(self, delivery_id: object, when: str) -> None:
         DeliveriesError.__init__(self, f"delivery {delivery_id} {when}")
         self.delivery_id = delivery_id
+
+
+class InvalidSeal(CallerError):
+    """A file that is no seal, or not what its signer made."""
 
 
 class InvalidMoment(CallerError):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deliveries.audit.doctor import Diagnosis
     from deliveries.audit.explain import Explanation
     from deliveries.audit.export import Exported
+    from deliveries.audit.seal import Proof, Seal
     from deliveries.audit.trace import Trace
     from deliveries.audit.verify import AuditReport
     from deliveries.bulk import Report
@@ -100,6 +101,14 @@ class AsyncTwins:
     async def aexport(self, path: Any, **options: Any) -> Exported:
         """`export`, in a thread."""
         return await asyncio.to_thread(self._sync.export, path, **options)
+
+    async def aseal(self, path: Any, **options: Any) -> Seal:
+        """`seal`, in a thread."""
+        return await asyncio.to_thread(self._sync.seal, path, **options)
+
+    async def aagainst(self, path: Any, **options: Any) -> Proof:
+        """`against`, in a thread."""
+        return await asyncio.to_thread(self._sync.against, path, **options)
 
     async def aaudit(self, where: Filter | None = None, **options: Any) -> AuditReport:
         """`audit`, in a thread."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from deliveries.cli.failures import FOUND
+from deliveries.cli.failures import FOUND, UsageError
 from deliveries.cli.options import Database
-from deliveries.cli.output import data, plain, write
+from deliveries.cli.output import data, plain, say, write
 from deliveries.cli.which import Which
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from deliveries.audit.invariants import Finding
+    from deliveries.audit.seal import Proof
     from deliveries.audit.verify import AuditReport
     from deliveries.auditing import Progress
 
@@ -32,6 +34,12 @@ def audit(
     *ids: str,
     which: Which = EVERYTHING,
     jobs: Annotated[PositiveInt, Parameter(name=("--jobs", "-j"))] = 1,
+    seal: str | None = None,
+    key: str | None = None,
+    names: bool = False,
+    against: str | None = None,
+    public_key: str | None = None,
+    new_key: str | None = None,
     json: bool = False,
     database: Database = FROM_ENVIRONMENT,
 ) -> int:
@@ -44,17 +52,66 @@ def audit(
         ids: Only these deliveries.
         which: Only deliveries that fit.
         jobs: Processes; 1 if omitted.
+        seal: Where all is in order, write what there is to this new file, signed with --key.
+        key: A file with a private key.
+        names: In the seal, name each delivery: 20 bytes for each.
+        against: Instead, hold the database against this seal, signed with the other half of --public-key.
+        public_key: A file with a public key.
+        new_key: Instead, make a private key in this new file, and a public one beside it.
         json: Print one line of JSON.
         database: Which database.
     """
+    if new_key is not None:
+        return _made(new_key)
+    if (seal is None) != (key is None) or (against is None) != (public_key is None):
+        raise UsageError("--seal goes with --key, and --against with --public-key")
     wanted: dict[str, Any] = which.filter() | ({"id": ids} if ids else {})
-    with database.opened() as app, _progress() as progress:
-        report = app.audit(jobs=jobs, progress=progress, **wanted)
-    if json:
-        data(told(report))
-    else:
-        show(report)
+    if (seal or against) and wanted:
+        raise UsageError("a seal is of the whole database, without ids or a filter")
+    with database.opened() as app:
+        if against is not None:
+            return _proved(app.against(against, public_key=public_key or ""), json=json)
+        with _progress() as progress:
+            report = app.audit(jobs=jobs, progress=progress, **wanted)
+        if json:
+            data(told(report))
+        else:
+            show(report)
+        if seal is not None and report.ok:
+            made = app.seal(seal, key=key or "", names=names)
+            say(f"sealed {made.deliveries} deliveries up to position {made.position}: {made.root.hex()}")
     return 0 if report.ok else FOUND
+
+
+def _made(path: str) -> int:
+    from deliveries.audit.signing import new_key
+
+    write(f"private key in {plain(path)}, public key in {plain(str(new_key(path)))}", wrap=False)
+    return 0
+
+
+def _proved(proof: Proof, *, json: bool) -> int:
+    sealed = proof.seal
+    if json:
+        data(
+            {
+                "ok": proof.ok,
+                "sealed_at": sealed.made_at,
+                "position": sealed.position,
+                "deliveries": sealed.deliveries,
+                "events": sealed.events,
+                "unproven": proof.unproven,
+                "findings": proof.findings,
+            }
+        )
+        return 0 if proof.ok else FOUND
+    if proof.findings:
+        write(_table(proof.findings))
+    verdict = "nothing of it has changed" if proof.ok else f"{len(proof.findings)} findings"
+    unknown = f", {proof.unproven} cannot be told: pruned since" if proof.unproven else ""
+    at = sealed.made_at.isoformat(timespec="seconds")
+    write(f"{sealed.deliveries} deliveries, {sealed.events} events sealed at {at}: {verdict}{unknown}")
+    return 0 if proof.ok else FOUND
 
 
 def told(report: AuditReport) -> dict[str, Any]:
@@ -72,13 +129,13 @@ def told(report: AuditReport) -> dict[str, Any]:
 def show(report: AuditReport) -> None:
     """A report for people."""
     if report.findings:
-        write(_table(report))
+        write(_table(report.findings))
     if report.found > SHOWN:
         write(f"... and {report.found - SHOWN} more; --json tells the first {len(report.findings)}")
     write(str(report))
 
 
-def _table(report: AuditReport) -> Table:
+def _table(findings: Sequence[Finding]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -86,7 +143,7 @@ def _table(report: AuditReport) -> Table:
     for name in ("delivery", "version", "rule"):
         table.add_column(name, no_wrap=True)
     table.add_column("finding", overflow="fold")
-    for one in report.findings[:SHOWN]:
+    for one in findings[:SHOWN]:
         cells = (str(one.delivery_id or ""), str(one.version or ""), one.rule, plain(one.text))
         table.add_row(*map(Text, cells))
     return table

@@ -134,3 +134,34 @@ def test_audit_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(["audit", "--url", f"sqlite:///{tmp_path}/none.db"]) == 1
     assert "none.db" in capsys.readouterr().err
     assert run(["audit", "--jobs", "0"]) == 2
+
+
+def test_seals(url: str, ids: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key, seal = str(tmp_path / "key"), str(tmp_path / "seal")
+    assert run(["audit", "--new-key", key]) == 0
+    assert "key.pub" in capsys.readouterr().out
+    assert run(["audit", "--seal", seal, "--key", key, "--names"]) == 0
+    assert "sealed 3 deliveries" in capsys.readouterr().err
+    check = ["audit", "--against", seal, "--public-key", f"{key}.pub"]
+    assert run(check) == 0
+    assert "3 deliveries, 7 events sealed at" in capsys.readouterr().out
+    tampered(url, "DROP TRIGGER delivery_events_no_delete")
+    tampered(url, f"DELETE FROM delivery_events WHERE delivery_id = '{ids[0].replace('-', '')}'")
+    assert run(check) == 1
+    assert f"{ids[0]}           R3    it was sealed, and is gone" in capsys.readouterr().out
+    assert run([*check, "--json"]) == 1
+    (found,) = lines(capsys)
+    assert (found["ok"], found["unproven"], len(found["findings"])) == (False, 0, 1)
+    assert run(["audit", "--seal", str(tmp_path / "no"), "--key", key]) == 1  # nothing is in order: no seal
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--seal", "s"], ["--key", "k"], ["--against", "s"], ["--seal", "s", "--key", "k", "--status", "held"]],
+)
+def test_seals_need_their_keys_and_the_whole(
+    url: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["audit", *arguments]) == 2
+    assert "seal" in capsys.readouterr().err

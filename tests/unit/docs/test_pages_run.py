@@ -12,16 +12,20 @@ WITH_PYTHON = [page for page in PAGES if blocks(page.read_text(), "python")]
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
-def test_a_page_does_what_it_says(page: Path, tmp_path: Path, url: str | None = None) -> None:
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    does_what_it_says(page, tmp_path)
+
+
+def does_what_it_says(page: Path, folder: Path, url: str | None = None) -> None:
     shown = "".join(blocks(page.read_text(), "text"))
-    printed = run(page, tmp_path, url)
+    printed = run(page, folder, url)
     assert matches(shown, printed), f"{name_of(page)} shows\n{shown}\nbut prints\n{printed}"
 
 
 def test_the_page_for_readers_of_oban_is_true_of_postgresql_too(
     empty_postgresql_url: str, tmp_path: Path
 ) -> None:
-    test_a_page_does_what_it_says(ROOT / "docs" / "oban.md", tmp_path, empty_postgresql_url)
+    does_what_it_says(ROOT / "docs" / "oban.md", tmp_path, empty_postgresql_url)
 
 
 def test_the_pages_with_code_are_these() -> None:

@@ -1,0 +1,43 @@
+"""Sealing: a signed file that says what there was, and a database held against it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, cast
+
+from deliveries.audit import seal as s
+from deliveries.audit import signing
+from deliveries.audit.seal import Proof, Seal
+from deliveries.store import scan
+
+if TYPE_CHECKING:
+    from deliveries.app import Deliveries
+
+
+class Sealing:
+    """The part of `Deliveries` that seals."""
+
+    def seal(self, path: str | os.PathLike[str], *, key: str | os.PathLike[str], names: bool = False) -> Seal:
+        """Write a seal of all events up to now to a new file, signed with the private key in file `key`.
+
+        `names`: with the id of each delivery, 20 bytes each, so that what differs later has a name. It
+        seals what is there, whatever that is: audit first. Raises: CallerError.
+        """
+        store = cast("Deliveries", self)._store
+        with store.reading() as connection:
+            position = store.backend.safe_position(connection)
+            now = store.now(connection)
+        with scan.snapshot(store) as snapshot:
+            made = s.sealed(snapshot.streams(), position, now, names=names)
+        signing.write(path, s.encode(made), key)
+        return made
+
+    def against(self, path: str | os.PathLike[str], *, public_key: str | os.PathLike[str]) -> Proof:
+        """Hold the database against a seal: nothing sealed was altered, removed or cut off since.
+
+        What came afterwards is not looked at. Raises: InvalidSeal where the file is not what its signer
+        made, CallerError.
+        """
+        seal = s.decode(signing.read(path, public_key))
+        with scan.snapshot(cast("Deliveries", self)._store) as snapshot:
+            return s.against(seal, snapshot.wholes(), snapshot.epoch)
