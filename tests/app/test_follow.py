@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from psycopg import errors
 from sqlalchemy import Connection, Engine, insert, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from deliveries import CorruptHistory, Deliveries, Discard, Draft, Entry, InvalidProjection, Projection
 from deliveries import events as e
 from deliveries.errors import CallerError
+from deliveries.follower import BUSY_SECONDS
+from deliveries.store.failures import is_passing
 from deliveries.store.schema import events
 from store.acts import event_row
 from support.apps import Apps, eventually, schedule, statements
@@ -194,6 +199,38 @@ def test_who_is_to_catch_up_does_not_wait_for_a_database_for_ever(postgresql_url
         catch_up(app, Projection("cut", cut), patience=1)
 
 
+class Refusal(sqlite3.OperationalError):
+    """As the driver raises it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("no")
+        self.sqlite_errorcode = code
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ZeroDivisionError(), False),
+        (TimeoutError(), False),
+        (PoolTimeout(), True),
+        (OperationalError("", {}, Refusal(sqlite3.SQLITE_BUSY)), True),
+        (OperationalError("", {}, Refusal(sqlite3.SQLITE_BUSY | 2 << 8)), True),
+        (OperationalError("", {}, Refusal(sqlite3.SQLITE_FULL)), True),
+        (OperationalError("", {}, Refusal(sqlite3.SQLITE_ERROR)), False),
+        (OperationalError("", {}, sqlite3.OperationalError("Could not decode")), False),
+        (OperationalError("", {}, errors.DeadlockDetected()), True),
+        (OperationalError("", {}, errors.AdminShutdown()), True),
+        (OperationalError("", {}, errors.QueryCanceled()), False),
+        (ProgrammingError("", {}, errors.UndefinedTable()), False),
+        (InterfaceError("", {}, errors.InterfaceError(), connection_invalidated=True), True),
+        (InterfaceError("", {}, errors.InterfaceError()), False),
+    ],
+    ids=str,
+)
+def test_what_may_succeed_when_it_is_tried_again(error: Exception, passes: bool) -> None:
+    assert is_passing(error) is passes
+
+
 def test_a_table_that_is_not_there_ends_it(app: Deliveries) -> None:
     """Also on SQLite, which says the same of it as of a file that is busy."""
     some(app, 2)
@@ -323,6 +360,21 @@ def test_what_commits_late_is_not_missed(postgresql_url: str, apps: Apps) -> Non
     assert seen(app) == [1, 2, 3, 4]
 
 
+def test_nothing_above_the_announced_bound_is_read(postgresql_url: str, apps: Apps) -> None:
+    """Also from far below it, where a page would reach beyond."""
+    app = apps(postgresql_url)
+    some(app, 1_100)
+    projection = noting(app)
+    with app.engine.connect() as late:
+        app.schedule(late, "email")
+        some(app, 2)
+        catch_up(app, projection, batch=2_000)
+        assert seen(app) == list(range(1, 1_025)), "the bound is rounded down"
+        late.commit()
+    catch_up(app, projection)
+    assert seen(app) == list(range(1, 1_104))
+
+
 # -- moving it ---------------------------------------------------------------------------------
 
 
@@ -418,9 +470,19 @@ def test_several_followers_of_one_name_do_each_event_once(app: Deliveries) -> No
     assert len(logged(app)) > 50
 
 
+def test_a_page_that_another_follower_has_done_meanwhile_is_thrown_away(app: Deliveries) -> None:
+    positions = some(app, 3)
+    projection = noting(app)
+    slow = app.follower(projection)
+    pages = slow._look()
+    catch_up(app, projection)
+    assert [slow._take(page) for page in pages] == [False]
+    assert seen(app) == positions
+
+
 def test_a_follower_at_work_keeps_no_other_waiting(postgresql_url: str, apps: Apps) -> None:
     """Or one that was stopped at it would stop them all, and they could not even be ended."""
-    app = apps(postgresql_url)
+    app = apps(postgresql_url, connect_args={"options": "-c lock_timeout=5000"})
     positions = some(app, 3)
     projection = noting(app)
     entered, release = threading.Event(), threading.Event()
@@ -432,8 +494,7 @@ def test_a_follower_at_work_keeps_no_other_waiting(postgresql_url: str, apps: Ap
 
     with app.following(Projection("seen", dawdle)):
         assert entered.wait(30)
-        with app.following(projection):
-            pass
+        assert app.follower(projection)._turn() == BUSY_SECONDS
         assert seen(app) == []
         release.set()
         eventually(lambda: seen(app) == positions)

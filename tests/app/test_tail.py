@@ -108,6 +108,14 @@ def test_a_page_that_was_not_taken_comes_again(told: Deliveries) -> None:
     assert read(told, name="mine") == [1, 2, 3, 4, 5, 6]
 
 
+def test_who_reads_no_more_is_told_no_more(told: Deliveries) -> None:
+    reading = told.tail(follow=True)
+    next(reading)
+    assert told._wakeup._listeners
+    reading.close()  # type: ignore[attr-defined]  # a generator
+    assert not told._wakeup._listeners
+
+
 def test_it_waits_for_what_comes(told: Deliveries) -> None:
     found: list[Entry] = []
     enough = threading.Semaphore(0)

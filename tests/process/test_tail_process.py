@@ -62,6 +62,7 @@ def test_it_follows_until_it_is_interrupted(app: Deliveries, database_url: str) 
     assert (process.returncode, said) == (130, "")
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 def test_it_ends_when_nobody_reads_any_more(app: Deliveries, database_url: str) -> None:
     owe(app, 5_000)
     with tailing(database_url, "--after", "0") as process:
@@ -76,6 +77,7 @@ def test_it_ends_when_nobody_reads_any_more(app: Deliveries, database_url: str) 
             process.kill()
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 def test_statistics_grow_on_a_terminal_until_they_are_interrupted(app: Deliveries, database_url: str) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "deliveries", "stats", "--url", database_url, "--follow"]

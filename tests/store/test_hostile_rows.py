@@ -22,10 +22,10 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.exc import DBAPIError
 
-from deliveries import CorruptHistory, Deliveries, DeliveriesError
+from deliveries import CorruptHistory, Deliveries, DeliveriesError, Entry, Projection
 from deliveries.core import codec
 from deliveries.core import commands as c
 from deliveries.core import outcomes as o
@@ -198,6 +198,27 @@ def planted(app: Deliveries, dialect: str) -> tuple[dict[UUID, Row], list[UUID]]
         for id, row in bad.items():
             plant(connection, row, id, uuid4())
     return bad, good
+
+
+def test_no_row_ends_a_follower(app: Deliveries, planted: tuple[dict[UUID, Row], list[UUID]]) -> None:
+    """It gets every event of a good stream once, and the statistics and `tail` come to the end, too."""
+    _, good = planted
+    got: Counter[tuple[UUID, int]] = Counter()
+
+    def note(entries: Sequence[Entry], connection: Connection) -> None:
+        got.update((one.delivery_id, one.version) for one in entries)
+
+    with app.engine.connect() as connection:
+        end = connection.scalar(select(func.max(events.c.position)))
+        count = connection.scalar(select(func.count()).select_from(events))
+    done = app.follow(Projection("note", note), until_caught_up=True, batch=100)
+    assert (done.position, done.seen, done.unreadable > 0) == (end, count, True)
+    assert {key for key in got if key[0] in good} == {
+        (id, one.version) for id in good for one in app.history(id)
+    }
+    assert max(got.values()) == 1
+    assert app.statistics(catch_up=True)
+    assert len(list(app.tail())) == count
 
 
 HOSTILE_MODULE = """

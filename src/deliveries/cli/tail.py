@@ -55,7 +55,10 @@ def tail(
         database: Where to look.
     """
     kinds = _kinds(type, status)
-    if lines is None and after is None and since is None and name is None:
+    begins = [given for given in (lines, after, since) if given is not None]
+    if len(begins) > 1:
+        raise UsageError("give one of --lines, --after and --since")
+    if not begins and name is None:
         lines = LINES
     with database.opened() as app:
         show = _document if json else _line

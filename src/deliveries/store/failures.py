@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,8 +15,9 @@ from deliveries.errors import ConcurrentChange, ConcurrentSchedule
 _SERIALIZATION_FAILURES = {"40001", "40P01"}
 _CANCELLED = "57014"
 """PostgreSQL: the statement took longer than it may, and would again."""
-_SQLITE_ERROR = 1
-"""SQLite: the statement is wrong, such as a table that is not there."""
+_SQLITE_PASSING = {5, 6, 10, 13, 14}
+"""SQLite's primary codes: busy, locked, the disk fails, it is full, the file cannot be opened. What is
+wrong with a statement or a row, a table that is not there, it calls an operational error, too."""
 
 
 def cause(error: BaseException) -> str:
@@ -38,11 +40,11 @@ def is_passing(error: BaseException) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
-    if error.connection_invalidated or is_serialization_failure(error):
+    if error.connection_invalidated:
         return True
-    wrong = getattr(error.orig, "sqlite_errorcode", None) == _SQLITE_ERROR
-    cancelled = getattr(error.orig, "sqlstate", None) == _CANCELLED
-    return isinstance(error, OperationalError) and not wrong and not cancelled
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_PASSING
+    return isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) != _CANCELLED
 
 
 @contextmanager

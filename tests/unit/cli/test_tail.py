@@ -100,7 +100,7 @@ def test_a_name_goes_on(
         (["--type", "Scheduled", "--status", "held"], "Scheduled leads to pending"),
         (["--status", "lost"], "--status"),
         (["--after", "-1"], "after must be 0 or more"),
-        (["--after", "1", "-n", "2"], "give one of after, since and last"),
+        (["--after", "1", "-n", "2"], "give one of --lines, --after and --since"),
         (["--since", "2030-01-01T09:00"], "needs an offset"),
         (["--since", "yesterday"], "--since"),
         (["--name", "a b"], "is no name"),
