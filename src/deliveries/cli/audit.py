@@ -35,7 +35,7 @@ def audit(
     which: Which = EVERYTHING,
     jobs: Annotated[PositiveInt, Parameter(name=("--jobs", "-j"))] = 1,
     seal: str | None = None,
-    key: str | None = None,
+    private_key: str | None = None,
     names: bool = False,
     against: str | None = None,
     public_key: str | None = None,
@@ -52,8 +52,8 @@ def audit(
         ids: Only these deliveries.
         which: Only deliveries that fit.
         jobs: Processes; 1 if omitted.
-        seal: Where all is in order, write what there is to this new file, signed with --key.
-        key: A file with a private key.
+        seal: Where all is in order, write what there is to this new file, signed with --private-key.
+        private_key: A file with a private key.
         names: In the seal, name each delivery: 20 bytes for each.
         against: Instead, hold the database against this seal, signed with the other half of --public-key.
         public_key: A file with a public key.
@@ -63,8 +63,8 @@ def audit(
     """
     if new_key is not None:
         return _made(new_key)
-    if (seal is None) != (key is None) or (against is None) != (public_key is None):
-        raise UsageError("--seal goes with --key, and --against with --public-key")
+    if (seal is None) != (private_key is None) or (against is None) != (public_key is None):
+        raise UsageError("--seal goes with --private-key, and --against with --public-key")
     wanted: dict[str, Any] = which.filter() | ({"id": ids} if ids else {})
     if (seal or against) and wanted:
         raise UsageError("a seal is of the whole database, without ids or a filter")
@@ -78,7 +78,7 @@ def audit(
         else:
             show(report)
         if seal is not None and report.ok:
-            made = app.seal(seal, key=key or "", names=names)
+            made = app.seal(seal, key=private_key or "", names=names)
             say(f"sealed {made.deliveries} deliveries up to position {made.position}: {made.root.hex()}")
     return 0 if report.ok else FOUND
 

@@ -140,7 +140,7 @@ def test_seals(url: str, ids: list[str], tmp_path: Path, capsys: pytest.CaptureF
     key, seal = str(tmp_path / "key"), str(tmp_path / "seal")
     assert run(["audit", "--new-key", key]) == 0
     assert "key.pub" in capsys.readouterr().out
-    assert run(["audit", "--seal", seal, "--key", key, "--names"]) == 0
+    assert run(["audit", "--seal", seal, "--private-key", key, "--names"]) == 0
     assert "sealed 3 deliveries" in capsys.readouterr().err
     check = ["audit", "--against", seal, "--public-key", f"{key}.pub"]
     assert run(check) == 0
@@ -152,13 +152,20 @@ def test_seals(url: str, ids: list[str], tmp_path: Path, capsys: pytest.CaptureF
     assert run([*check, "--json"]) == 1
     (found,) = lines(capsys)
     assert (found["ok"], found["unproven"], len(found["findings"])) == (False, 0, 1)
-    assert run(["audit", "--seal", str(tmp_path / "no"), "--key", key]) == 1  # nothing is in order: no seal
+    assert (
+        run(["audit", "--seal", str(tmp_path / "no"), "--private-key", key]) == 1
+    )  # nothing is in order: no seal
     assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--seal", "s"], ["--key", "k"], ["--against", "s"], ["--seal", "s", "--key", "k", "--status", "held"]],
+    [
+        ["--seal", "s"],
+        ["--private-key", "k"],
+        ["--against", "s"],
+        ["--seal", "s", "--private-key", "k", "--status", "held"],
+    ],
 )
 def test_seals_need_their_keys_and_the_whole(
     url: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
