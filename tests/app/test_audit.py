@@ -20,9 +20,9 @@ OLD = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def app(database_url: str) -> Iterator[Deliveries]:
+def app(fresh_url: str) -> Iterator[Deliveries]:
     """Not one of `apps`: what is done to it here would fail their own verdict."""
-    made = Deliveries(database_url)
+    made = Deliveries(fresh_url)
 
     @made.adapter("email", max_attempts=2, on_unknown="hold")
     def email(delivery: Any, attempt: Any) -> Any:

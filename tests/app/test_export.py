@@ -273,8 +273,8 @@ def test_no_damage_is_a_crash(app: Deliveries, ids: dict[str, UUID], tmp_path: P
         assert View(tmp_path / "damaged").audit().found >= 0
 
 
-def test_hostile_rows_stop_nothing(database_url: str, tmp_path: Path) -> None:
-    app = Deliveries(database_url)
+def test_hostile_rows_stop_nothing(fresh_url: str, tmp_path: Path) -> None:
+    app = Deliveries(fresh_url)
     app.adapter("email")(lambda delivery, attempt: None)
     good, bad, worse = (schedule(app, "email", n, delay=60).id for n in range(3))
     guard = {

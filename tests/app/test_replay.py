@@ -231,8 +231,8 @@ def test_who_is_held_comes_last(postgresql_url: str, apps: Apps) -> None:
     assert app.get(ids[1]).status is Status.CANCELLED
 
 
-def test_what_cannot_be_rebuilt_is_told(database_url: str) -> None:
-    app = Deliveries(database_url)
+def test_what_cannot_be_rebuilt_is_told(fresh_url: str) -> None:
+    app = Deliveries(fresh_url)
     app.adapter("email")(lambda delivery, attempt: None)
     good, gone = (schedule(app, "email", n, delay=60).id for n in range(2))
     guard = {

@@ -34,8 +34,8 @@ OFF = {
 
 
 @pytest.fixture
-def app(database_url: str) -> Iterator[Deliveries]:
-    made = Deliveries(database_url)
+def app(fresh_url: str) -> Iterator[Deliveries]:
+    made = Deliveries(fresh_url)
     made.adapter("email")(lambda delivery, attempt: None)
     yield made
     made.close()

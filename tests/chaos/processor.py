@@ -10,7 +10,9 @@ import signal
 import sys
 from typing import Any
 
-from chaos.shop import QUEUES, SETTINGS, Trace, application
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while it still starts, it has nothing to finish
+
+from chaos.shop import QUEUES, SETTINGS, Trace, application  # noqa: E402 - after the line above
 
 
 def main(url: str, directory: str) -> None:
