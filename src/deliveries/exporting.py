@@ -67,12 +67,13 @@ class Exporting:
         if not isinstance(path, (str, os.PathLike)) or format == "parquet" or str(path).endswith(".gz"):
             raise CallerError("only a file of plain lines can be resumed")
         file = Path(path)
-        line = x.resumed(file) if file.exists() else None
-        if line is None:
+        if not file.exists():
             return 0
-        if not x.belongs(cast("Deliveries", self)._store, line):
+        line, end = x.resumed(file)
+        if line is not None and not x.belongs(cast("Deliveries", self)._store, line):
             raise CallerError(f"{file}: its last event is none of this database")
-        return line.position
+        os.truncate(file, end)
+        return 0 if line is None else line.position
 
     @staticmethod
     def event_schema() -> dict[str, Any]:

@@ -114,6 +114,25 @@ def test_a_line_that_a_crash_has_cut(app: Deliveries, ids: dict[str, UUID], tmp_
     assert path.read_bytes() == whole.read_bytes()
 
 
+def test_on_after_its_last_delivery_was_pruned(app: Deliveries, ids: dict[str, UUID], tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    app.export(path)
+    before = path.read_bytes()
+    app.prune(0)
+    later = schedule(app, "email", "later", delay=60).id
+    app.export(path, resume=True)
+    assert path.read_bytes().startswith(before)
+    assert lines(path)[-1].delivery_id == later
+
+
+@pytest.mark.parametrize("whole", ["It was a dark and stormy night", "x", '{"other": 1}'])
+def test_a_file_that_is_none_of_ours_is_not_emptied(app: Deliveries, tmp_path: Path, whole: str) -> None:
+    (tmp_path / "theirs").write_text(whole)
+    with pytest.raises(CallerError, match="does not begin"):
+        app.export(tmp_path / "theirs", resume=True)
+    assert (tmp_path / "theirs").read_text() == whole
+
+
 def test_what_cannot_be_gone_on_with(
     app: Deliveries, ids: dict[str, UUID], tmp_path: Path, sqlite_url: str, apps: Apps
 ) -> None:
@@ -124,9 +143,10 @@ def test_what_cannot_be_gone_on_with(
     with pytest.raises(CallerError, match="by itself"):
         app.export(path, resume=True, after=3)
     foreign = path.read_text().replace('"digest":"', '"digest":"00')
-    (tmp_path / "foreign.jsonl").write_text(foreign)
+    (tmp_path / "foreign.jsonl").write_text(foreign + "its tail")
     with pytest.raises(CallerError, match="none of this database"):
         app.export(tmp_path / "foreign.jsonl", resume=True)
+    assert (tmp_path / "foreign.jsonl").read_text() == foreign + "its tail"
     (tmp_path / "prose.txt").write_text("It was a dark and stormy night.\n")
     with pytest.raises(CallerError, match="no line of an export"):
         app.export(tmp_path / "prose.txt", resume=True)

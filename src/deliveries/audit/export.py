@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from deliveries.audit.lines import Line, cloud_event, line_of, parsed
 from deliveries.errors import CallerError
 from deliveries.store.rows import recorded_of
-from deliveries.store.schema import contents, events, notes
+from deliveries.store.schema import contents, events, notes, tombstones
 from deliveries.store.store import Store
 
 PAGE = 2_000
@@ -125,33 +125,40 @@ def _new(path: str | os.PathLike[str]) -> BinaryIO:
         raise CallerError(f"export {os.fspath(path)!r}: {error.strerror}") from None
 
 
-def resumed(path: Path) -> Line | None:
-    """The last event in an export; a line that was cut by a crash behind it is taken away.
+_BEGINNINGS = (b'{"position":', b'{"specversion":')
+"""Of a first line: what begins otherwise is somebody else's file, and is not touched."""
 
-    None: there is none yet. Raises: CallerError where it is no export.
+
+def resumed(path: Path) -> tuple[Line | None, int]:
+    """The last event in an export, None if there is none yet, and where its line ends.
+
+    What follows was cut by a crash. Raises: CallerError where it is no export.
     """
-    with open(path, "r+b") as file:
+    with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         start = max(0, size - TAIL)
         file.seek(start)
         whole, _, _ = file.read().rpartition(b"\n")
         end = start + len(whole) + 1 if whole else start
         if not whole:
-            if start:
-                raise CallerError(f"{path}: no line ends in its last {TAIL} bytes")
-            file.truncate(0)
-            return None
+            file.seek(0)
+            begins = file.read(16)
+            if start or not any(begins.startswith(one[: len(begins)]) for one in _BEGINNINGS):
+                raise CallerError(f"{path}: it does not begin as an export does")
+            return None, 0
         last = whole.rpartition(b"\n")[2]
         try:
             (line,) = parsed(last)
         except ValueError as error:
             raise CallerError(f"{path}: {error}") from None
-        file.truncate(end)
-        return line
+        return line, end
 
 
 def belongs(store: Store, line: Line) -> bool:
-    """Whether this database has that event at that position."""
+    """Whether this database has that event at that position, or had it until its delivery was pruned."""
     with store.reading() as connection:
         digest = connection.scalar(select(events.c.digest).where(events.c.position == line.position))
-    return digest is not None and digest.hex() == line.digest
+        if digest is not None:
+            return bool(digest.hex() == line.digest)
+        stone = select(tombstones.c.version).where(tombstones.c.delivery_id == line.delivery_id)
+        return (connection.scalar(stone) or 0) >= line.version
