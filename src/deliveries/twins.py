@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from deliveries.audit.doctor import Diagnosis
     from deliveries.audit.explain import Explanation
     from deliveries.audit.export import Exported
-    from deliveries.audit.seal import Proof, Seal
+    from deliveries.audit.proof import Proof
+    from deliveries.audit.seal import Seal
     from deliveries.audit.trace import Trace
     from deliveries.audit.verify import AuditReport
     from deliveries.bulk import Report

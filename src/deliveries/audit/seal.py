@@ -1,35 +1,45 @@
 """A seal: what a database held at a moment, in a file small enough to be kept elsewhere.
 
-A chain of digests shows whatever was changed in a stream, but not a stream that is gone, an end that was cut
-off, or a chain that somebody with all rights made anew. So the heads of all streams, up to a position of
-the log, are the leaves of a Merkle tree (RFC 6962, section 2.1), and its root is written down and signed.
-The tree is kept in buckets of so many deliveries by id, a power of two, so that its root is that of one tree
-over all heads. What differs is told to the bucket; with names, to the delivery.
+A chain of digests shows whatever was changed in a stream, but not a stream that is gone, an end that was
+cut off, or a chain that somebody with all rights made anew. So where all streams stood, up to a position of
+the log, is written down and signed, as the roots of two Merkle trees. The leaves of the one are heads: how
+many events there were, and the digest of the last. A tombstone holds the same, so a stream that ended and
+was pruned afterwards is proven still. The leaves of the other are what a tombstone does not hold: at which
+positions the events stood, the evidence, and tombstones that were there already.
+
+Both are kept in buckets of so many deliveries by id, a power of two, so that their roots are those of one
+tree over all. What differs is told to the bucket; with names, to the delivery. `proof` holds a database
+against a seal.
 """
 
 from __future__ import annotations
 
-import hashlib
+import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 
-from deliveries.audit.invariants import Finding
-from deliveries.core import codec
+from deliveries.audit.merkle import leaf, root_of
+from deliveries.core.machine import TERMINAL_EVENTS
 from deliveries.errors import InvalidSeal
-from deliveries.store.scan import EventRow, Whole
+from deliveries.store.scan import Whole
 
-FORMAT = "deliveries-seal-1"
+FORMAT: Final = "deliveries-seal-2"
 
 BUCKET = 1_024
 """Deliveries in one bucket, a power of two."""
 
-SHORT = 4
-"""Bytes of a leaf that are kept beside a name."""
+SHORT: Final = 16
+"""Bytes of a leaf that are kept beside a name: too many to find another stream that begins the same."""
+
+_NAME: Final = struct.Struct(f">16sq{SHORT}s{SHORT}sB")
+_ENDINGS: Final = frozenset(kind.__name__ for kind in TERMINAL_EVENTS)
 
 
 class Bucket(Struct, frozen=True):
@@ -38,9 +48,35 @@ class Bucket(Struct, frozen=True):
     first: UUID
     last: UUID
     deliveries: int
-    root: bytes
+    live: int
+    """Of them: so many had not ended."""
+    pruned: int
+    """Of them: so many were tombstones already."""
+    heads: bytes
+    """The root over where their streams stood."""
+    beside: bytes
+    """The root over positions, evidence and tombstones."""
+    evidence: bytes
+    """Packed: how many pieces of evidence each had."""
     names: bytes | None = None
-    """Packed: for each delivery its id and the beginning of its leaf."""
+    """Packed: a `Name` for each."""
+
+
+class Name(Struct, frozen=True, gc=False):
+    """One delivery in a seal."""
+
+    id: bytes
+    version: int
+    head: bytes
+    """The beginning of its leaf in the one tree, and of that in the other."""
+    beside: bytes
+    was: int
+    """`LIVE`, `ENDED` or `BURIED`."""
+    evidence: int
+    """Pieces of it."""
+
+
+LIVE, ENDED, BURIED = 0, 1, 2
 
 
 class Seal(Struct, frozen=True, kw_only=True):
@@ -49,224 +85,134 @@ class Seal(Struct, frozen=True, kw_only=True):
     format: str
     made_at: datetime
     position: int
-    """Events up to here are sealed."""
+    """Events up to here are sealed; that of the last of them."""
     deliveries: int
+    """Streams, and tombstones of those that had been pruned."""
     events: int
-    root: bytes
-    """Over the roots of the buckets."""
+    heads: bytes
+    """Over the roots of the buckets, as in `Bucket`."""
+    beside: bytes
     buckets: tuple[Bucket, ...]
 
 
-class Head(Struct, frozen=True, gc=False):
-    """Where a stream stood."""
+class Stand(Struct, frozen=True, gc=False):
+    """Where one delivery stood at a position of the log."""
 
     id: bytes
     version: int
     digest: bytes
+    positions: bytes
+    """The digest of those of its events."""
+    evidence: Sequence[bytes]
+    """The digests of its pieces, all that there are."""
+    tombstone: bytes
+    """A digest; empty where there is none."""
+    was: int
 
     @property
-    def leaf(self) -> bytes:
-        """Its hash as a leaf."""
-        return hashlib.sha256(b"\0" + self.id + self.version.to_bytes(8, "big") + self.digest).digest()
+    def head(self) -> bytes:
+        """Its leaf in the tree of heads."""
+        return leaf(self.id, _number(self.version), self.digest)
+
+    def beside(self, pieces: int) -> bytes:
+        """Its leaf in the other tree, when it had so many pieces of evidence."""
+        known = self.evidence[:pieces]
+        last = known[-1] if known else b""
+        return leaf(self.id, self.positions, _number(len(known)), last, self.tombstone)
+
+    def name(self) -> bytes:
+        """Packed."""
+        beside = self.beside(len(self.evidence))
+        return _NAME.pack(self.id, self.version, self.head[:SHORT], beside[:SHORT], self.was)
 
 
-class Tree:
-    """The root over leaves that come one by one, in memory for the logarithm of their number."""
-
-    def __init__(self) -> None:
-        self._done: list[tuple[int, bytes]] = []
-
-    def add(self, leaf: bytes) -> None:
-        """The next leaf."""
-        height = 0
-        while self._done and self._done[-1][0] == height:
-            leaf, height = _node(self._done.pop()[1], leaf), height + 1
-        self._done.append((height, leaf))
-
-    def root(self) -> bytes:
-        """Over all that came; of none it is the hash of nothing."""
-        if not self._done:
-            return hashlib.sha256(b"").digest()
-        found = self._done[-1][1]
-        for _, left in reversed(self._done[:-1]):
-            found = _node(left, found)
-        return found
+def count(stands: Iterable[Stand], was: int) -> int:
+    """How many of them are `LIVE`, `ENDED` or `BURIED`."""
+    return sum(one.was == was for one in stands)
 
 
-def _node(left: bytes, right: bytes) -> bytes:
-    return hashlib.sha256(b"\1" + left + right).digest()
+def stand_of(whole: Whole, position: int, epoch: int) -> Stand | None:
+    """Where a delivery stood at `position`; None where it had not begun."""
+    known = [row for row in whole.events if row[7] <= position]
+    if known:
+        _, version, kind, _, _, _, digest, _ = known[-1]
+        was = ENDED if kind in _ENDINGS else LIVE
+    elif whole.tombstone is not None:
+        (_, version, digest), was = whole.tombstone[:3], BURIED
+    else:
+        return None
+    return Stand(
+        whole.id,
+        version,
+        digest,
+        sha256(b"".join(_number(row[7]) for row in known)).digest(),
+        [row[5] for row in whole.evidence],
+        b"" if whole.tombstone is None else _tombstone(whole.tombstone, epoch),
+        was,
+    )
 
 
-def root_of(leaves: Iterable[bytes]) -> bytes:
-    """The root over these leaves."""
-    tree = Tree()
-    for leaf in leaves:
-        tree.add(leaf)
-    return tree.root()
+def _tombstone(row: Sequence[Any], epoch: int) -> bytes:
+    _, version, digest, status, pruned_at, actor = row
+    words = (status, "" if actor is None else f"by {actor}")
+    texts = (word.encode(errors="surrogateescape") for word in words)
+    return leaf(_number(version), digest, _number(pruned_at + epoch), *texts)
 
 
-def head_of(id: bytes, rows: Sequence[EventRow], position: int) -> Head | None:
-    """Where the stream stood at `position`; None: it had not begun."""
-    known = [row for row in rows if row[7] <= position]
-    return Head(id, known[-1][1], known[-1][6]) if known else None
+def _number(value: int) -> bytes:
+    return value.to_bytes(8, "big", signed=True)
 
 
-def sealed(
-    streams: Iterable[tuple[bytes, Sequence[EventRow]]], position: int, made_at: datetime, *, names: bool
-) -> Seal:
-    """A seal of these streams, by id, up to `position`."""
+# -- making one --------------------------------------------------------------------------------
+
+
+def sealed(wholes: Iterable[Whole], safe: int, made_at: datetime, epoch: int, *, names: bool) -> Seal:
+    """A seal of what is there, by id, of events up to the position `safe`, which is settled."""
     buckets: list[Bucket] = []
-    heads: list[Head] = []
-    deliveries = events = 0
-    for id, rows in streams:
-        head = head_of(id, rows, position)
-        if head is None:
+    stands: list[Stand] = []
+    events = position = 0
+    for whole in wholes:
+        stand = stand_of(whole, safe, epoch)
+        if stand is None:
             continue
-        heads.append(head)
-        deliveries, events = deliveries + 1, events + head.version
-        if len(heads) == BUCKET:
-            buckets.append(_bucket(heads, names=names))
-            heads = []
-    if heads:
-        buckets.append(_bucket(heads, names=names))
+        stands.append(stand)
+        known = [row[7] for row in whole.events if row[7] <= safe]
+        events += len(known)
+        # not `safe`: what lies beyond the last event may be handed out once more after a crash
+        position = max(position, *known, 0)
+        if len(stands) == BUCKET:
+            buckets.append(_bucket(stands, names=names))
+            stands = []
+    if stands:
+        buckets.append(_bucket(stands, names=names))
     return Seal(
         format=FORMAT,
         made_at=made_at,
         position=position,
-        deliveries=deliveries,
+        deliveries=sum(bucket.deliveries for bucket in buckets),
         events=events,
-        root=root_of(bucket.root for bucket in buckets),
+        heads=root_of(bucket.heads for bucket in buckets),
+        beside=root_of(bucket.beside for bucket in buckets),
         buckets=tuple(buckets),
     )
 
 
-def _bucket(heads: Sequence[Head], *, names: bool) -> Bucket:
-    leaves = [head.leaf for head in heads]
-    packed = b"".join(head.id + leaf[:SHORT] for head, leaf in zip(heads, leaves, strict=True))
+def _bucket(stands: Sequence[Stand], *, names: bool) -> Bucket:
+    pieces = [len(one.evidence) for one in stands]
     return Bucket(
-        first=UUID(bytes=heads[0].id),
-        last=UUID(bytes=heads[-1].id),
-        deliveries=len(heads),
-        root=root_of(leaves),
-        names=zlib.compress(packed, 9) if names else None,
+        first=UUID(bytes=stands[0].id),
+        last=UUID(bytes=stands[-1].id),
+        deliveries=len(stands),
+        live=count(stands, LIVE),
+        pruned=count(stands, BURIED),
+        heads=root_of(one.head for one in stands),
+        beside=root_of(one.beside(each) for one, each in zip(stands, pieces, strict=True)),
+        evidence=zlib.compress(msgspec.msgpack.encode(pieces), 9),
+        names=zlib.compress(b"".join(one.name() for one in stands), 9) if names else None,
     )
 
 
-def names_of(bucket: Bucket) -> Mapping[bytes, bytes]:
-    """Id -> the beginning of its leaf. Raises: InvalidSeal."""
-    size = bucket.deliveries * (16 + SHORT)
-    unpack = zlib.decompressobj()
-    try:
-        packed = unpack.decompress(bucket.names or b"", size + 1)
-    except zlib.error as error:
-        raise InvalidSeal(f"the names of a bucket cannot be read: {error}") from None
-    if len(packed) != size:
-        raise InvalidSeal("a bucket has other names than deliveries")
-    step = 16 + SHORT
-    return {packed[at : at + 16]: packed[at + 16 : at + step] for at in range(0, size, step)}
-
-
-def sound(seal: Seal) -> Seal:
-    """The seal, if it is one of ours, and its root is that of its buckets. Raises: InvalidSeal."""
-    if seal.format != FORMAT:
-        raise InvalidSeal(f"{seal.format[:40]!r} is no format that is known here, such as {FORMAT}")
-    if root_of(bucket.root for bucket in seal.buckets) != seal.root:
-        raise InvalidSeal("its root is not that of its buckets")
-    if sum(bucket.deliveries for bucket in seal.buckets) != seal.deliveries:
-        raise InvalidSeal("it has other deliveries than its buckets")
-    return seal
-
-
-# -- against a database ------------------------------------------------------------------------
-
-
-class Proof(Struct):
-    """What holding a database against a seal has shown."""
-
-    seal: Seal
-    findings: list[Finding]
-    """What was altered, removed or cut off since."""
-    unproven: int = 0
-    """Deliveries in buckets of which some were pruned since after having gone on: nobody can tell."""
-
-    @property
-    def ok(self) -> bool:
-        """Nothing that was sealed has changed, as far as can be told."""
-        return not self.findings
-
-
-def against(seal: Seal, wholes: Iterable[Whole], epoch: int) -> Proof:
-    """Hold what is there, by id, against `seal`."""
-    proof, left = Proof(seal, []), list(reversed(seal.buckets))
-    waiting: list[Whole] = []
-    for whole in wholes:
-        while left and UUID(bytes=whole.id) > left[-1].last:
-            _compare(proof, left.pop(), waiting, epoch)
-            waiting = []
-        if not left:
-            break
-        waiting.append(whole)
-    while left:
-        _compare(proof, left.pop(), waiting, epoch)
-        waiting = []
-    return proof
-
-
-def _compare(proof: Proof, bucket: Bucket, wholes: Sequence[Whole], epoch: int) -> None:
-    """One bucket: its root, or what differs."""
-    heads: dict[bytes, Head] = {}
-    pruned = 0
-    for whole in wholes:
-        known = [row for row in whole.events if row[7] <= proof.seal.position]
-        if known:
-            proof.findings += _chain(whole.id, known, epoch)
-            heads[whole.id] = Head(whole.id, known[-1][1], known[-1][6])
-        elif whole.tombstone is not None:
-            pruned += 1
-            heads[whole.id] = Head(whole.id, whole.tombstone[1], whole.tombstone[2])
-    if root_of(head.leaf for head in heads.values()) == bucket.root:
-        return
-    if bucket.names is not None:
-        proof.findings += _named(bucket, heads, wholes, proof)
-    elif pruned:
-        proof.unproven += bucket.deliveries
-    else:
-        text = (
-            f"{bucket.deliveries} deliveries from {bucket.first} to {bucket.last} were sealed; "
-            f"{len(heads)} are there, and they are not the same"
-        )
-        proof.findings.append(Finding("R3", 0, text))
-
-
-def _named(
-    bucket: Bucket, heads: Mapping[bytes, Head], wholes: Sequence[Whole], proof: Proof
-) -> Iterator[Finding]:
-    """What differs, delivery by delivery."""
-    buried = {whole.id for whole in wholes if whole.tombstone is not None}
-    names = names_of(bucket)
-    for id, short in names.items():
-        head = heads.get(id)
-        if head is None:
-            yield Finding("R3", 0, "it was sealed, and is gone", UUID(bytes=id))
-        elif head.leaf[:SHORT] != short and id in buried:
-            proof.unproven += 1
-        elif head.leaf[:SHORT] != short:
-            text = f"at the seal it ended otherwise than in version {head.version}: altered, or cut off"
-            yield Finding("R3", head.version, text, UUID(bytes=id))
-    for id in heads.keys() - names.keys() - buried:
-        text = "it stands among sealed events, and was not there"
-        yield Finding("R3", heads[id].version, text, UUID(bytes=id))
-
-
-def _chain(id: bytes, rows: Sequence[EventRow], epoch: int) -> Iterator[Finding]:
-    """The first event that is not what its digest says."""
-    previous = codec.GENESIS
-    for place, (_, version, name, schema_version, at, body, digest, _) in enumerate(rows, start=1):
-        due = codec.stored_digest(previous, id, version, name, schema_version, at + epoch, body)
-        if version != place or due != digest:
-            yield Finding("R3", version, f"event {version} is not what was recorded", UUID(bytes=id))
-            return
-        previous = digest
+# -- reading one -------------------------------------------------------------------------------
 
 
 def encode(seal: Seal) -> bytes:
@@ -275,8 +221,52 @@ def encode(seal: Seal) -> bytes:
 
 
 def decode(data: bytes) -> Seal:
-    """A seal. Raises: InvalidSeal."""
+    """A seal, if it is one of ours, and its roots are those of its buckets. Raises: InvalidSeal."""
     try:
-        return sound(msgspec.json.decode(data, type=Seal))
+        seal = msgspec.json.decode(data, type=Seal)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidSeal(f"no seal: {error}") from None
+    if seal.format != FORMAT:
+        raise InvalidSeal(f"{seal.format[:40]!r} is no format that is known here, such as {FORMAT}")
+    for root, roots in (
+        (seal.heads, (bucket.heads for bucket in seal.buckets)),
+        (seal.beside, (bucket.beside for bucket in seal.buckets)),
+    ):
+        if root_of(roots) != root:
+            raise InvalidSeal("a root is not that of its buckets")
+    if sum(bucket.deliveries for bucket in seal.buckets) != seal.deliveries:
+        raise InvalidSeal("it has other deliveries than its buckets")
+    return seal
+
+
+def pieces_of(bucket: Bucket) -> list[int]:
+    """How many pieces of evidence each of its deliveries had. Raises: InvalidSeal."""
+    try:
+        found = msgspec.msgpack.decode(_unpacked(bucket.evidence, 9 * bucket.deliveries + 9), type=list[int])
+    except msgspec.MsgspecError as error:
+        raise InvalidSeal(f"the evidence of a bucket cannot be read: {error}") from None
+    if len(found) != bucket.deliveries:
+        raise InvalidSeal("a bucket tells the evidence of other deliveries than it has")
+    return found
+
+
+def names_of(bucket: Bucket) -> Iterator[Name]:
+    """Its deliveries, by id. Raises: InvalidSeal."""
+    size = bucket.deliveries * _NAME.size
+    packed = _unpacked(bucket.names or b"", size)
+    if len(packed) != size:
+        raise InvalidSeal("a bucket has other names than deliveries")
+    for fields, pieces in zip(_NAME.iter_unpack(packed), pieces_of(bucket), strict=True):
+        yield Name(*(*fields, pieces))
+
+
+def _unpacked(data: bytes, most: int) -> bytes:
+    """No more than that is unpacked, whatever was packed. Raises: InvalidSeal."""
+    unpack = zlib.decompressobj()
+    try:
+        found = unpack.decompress(data, most)
+    except zlib.error as error:
+        raise InvalidSeal(f"a bucket cannot be unpacked: {error}") from None
+    if not unpack.eof and (unpack.unconsumed_tail or unpack.decompress(b"", 1)):
+        raise InvalidSeal("a bucket holds more than it may")
+    return found

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from deliveries.audit.invariants import Finding
-    from deliveries.audit.seal import Proof
+    from deliveries.audit.proof import Proof
     from deliveries.audit.verify import AuditReport
     from deliveries.auditing import Progress
 
@@ -54,7 +54,7 @@ def audit(
         jobs: Processes; 1 if omitted.
         seal: Where all is in order, write what there is to this new file, signed with --private-key.
         private_key: A file with a private key.
-        names: In the seal, name each delivery: 20 bytes for each.
+        names: In the seal, name each delivery: some 50 bytes for each.
         against: Instead, hold the database against this seal, signed with the other half of --public-key.
         public_key: A file with a public key.
         new_key: Instead, make a private key in this new file, and a public one beside it.
@@ -79,7 +79,7 @@ def audit(
             show(report)
         if seal is not None and report.ok:
             made = app.seal(seal, key=private_key or "", names=names)
-            say(f"sealed {made.deliveries} deliveries up to position {made.position}: {made.root.hex()}")
+            say(f"sealed {made.deliveries} deliveries up to position {made.position}: {made.heads.hex()}")
     return 0 if report.ok else FOUND
 
 
@@ -101,13 +101,14 @@ def _proved(proof: Proof, *, json: bool) -> int:
                 "deliveries": sealed.deliveries,
                 "events": sealed.events,
                 "unproven": proof.unproven,
+                "found": proof.found,
                 "findings": proof.findings,
             }
         )
         return 0 if proof.ok else FOUND
     if proof.findings:
         write(_table(proof.findings))
-    verdict = "nothing of it has changed" if proof.ok else f"{len(proof.findings)} findings"
+    verdict = "nothing of it has changed" if proof.ok else f"{proof.found} findings"
     unknown = f", {proof.unproven} cannot be told: pruned since" if proof.unproven else ""
     at = sealed.made_at.isoformat(timespec="seconds")
     write(f"{sealed.deliveries} deliveries, {sealed.events} events sealed at {at}: {verdict}{unknown}")

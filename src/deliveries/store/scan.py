@@ -8,7 +8,7 @@ than all that is done with it here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -91,14 +91,22 @@ class Snapshot:
         return _grouped(self._rows(_EVENTS, _Span(after, until, ids)))
 
     def wholes(
-        self, after: UUID | None = None, until: UUID | None = None, ids: Sequence[UUID] | None = None
+        self,
+        after: UUID | None = None,
+        until: UUID | None = None,
+        ids: Sequence[UUID] | None = None,
+        *,
+        of: Collection[Table] | None = None,
     ) -> Iterator[Whole]:
         """All that there is of each delivery, by id, above `after` and up to `until`, or of these `ids`.
 
-        One of which only a part is there comes too.
+        One of which only a part is there comes too. `of`: look at these tables only.
         """
         span = _Span(after, until, ids)
-        heads = [_Head(source.group(self._rows(source, span))) for source in _SOURCES]
+        read = [source.group(self._rows(source, span)) for source in _SOURCES]
+        unread: Iterator[tuple[bytes, Any]] = iter(())
+        wanted = [of is None or source.table in of for source in _SOURCES]
+        heads = [_Head(rows if one else unread) for rows, one in zip(read, wanted, strict=True)]
         log, rows, beside, texts, pieces, stones = heads
         while True:
             id = log.id
@@ -230,6 +238,7 @@ def _single(pages: Iterator[list[Any]]) -> Iterator[tuple[bytes, Any]]:
 class _Source(Struct, frozen=True):
     """One table, and how its rows belong together."""
 
+    table: Table
     sql: str
     id: str
     order: str
@@ -266,7 +275,7 @@ def _source(table: Table, columns: Sequence[Any], order: str, join: str = "") ->
     id = f"{table.name}.{columns[0].name}"
     names = ", ".join(f"{column.table.name}.{column.name}" for column in columns)
     by = f"{id}, {table.name}.{order}" if order else id
-    return _Source(f"SELECT {names} FROM {table.name} {join}", id, by, _grouped if order else _single)
+    return _Source(table, f"SELECT {names} FROM {table.name} {join}", id, by, _grouped if order else _single)
 
 
 _EVENTS = _source(events, [events.c[name] for name in EVENT_COLUMNS], "version")

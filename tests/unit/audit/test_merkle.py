@@ -7,7 +7,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliveries.audit.seal import root_of
+from deliveries.audit.merkle import root_of
 
 
 def defined(leaves: list[bytes]) -> bytes:

@@ -148,7 +148,7 @@ def test_seals(url: str, ids: list[str], tmp_path: Path, capsys: pytest.CaptureF
     tampered(url, "DROP TRIGGER delivery_events_no_delete")
     tampered(url, f"DELETE FROM delivery_events WHERE delivery_id = '{ids[0].replace('-', '')}'")
     assert run(check) == 1
-    assert f"{ids[0]}           R3    it was sealed, and is gone" in capsys.readouterr().out
+    assert f"{ids[0]}  3        R3    it was sealed, and is gone" in capsys.readouterr().out
     assert run([*check, "--json"]) == 1
     (found,) = lines(capsys)
     assert (found["ok"], found["unproven"], len(found["findings"])) == (False, 0, 1)
