@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, event, text
 
 from deliveries import Deliveries, Status
 from deliveries.errors import CallerError
@@ -216,6 +216,27 @@ def test_it_lives_through_a_database_that_goes_away(postgresql_url: str, apps: A
             eventually(lambda id=id: app.get(id).is_terminal)
         assert processor.is_alive
     assert_called_once_each(app, calls)
+
+
+def test_a_drain_begins_again_where_its_first_connection_is_cut(
+    postgresql_url: str, apps: Apps, calls: Calls
+) -> None:
+    """It was halted for so long that the server closed the transaction in which it asked the time."""
+    app = apps(postgresql_url)
+    app.adapter("email")(calls(lambda delivery, attempt: None))
+    schedule(app)
+    app.engine.dispose()
+
+    def cut(*_: Any) -> None:
+        if not cuts:
+            cuts.append(cut_off(other))
+
+    cuts: list[None] = []
+    other = create_engine(app.engine.url)
+    event.listen(app.engine, "before_cursor_execute", cut)
+    assert app.drain().succeeded == 1
+    assert cuts
+    other.dispose()
 
 
 def cut_off(engine: Engine) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from sqlalchemy.exc import DBAPIError
+
 from deliveries.processor import ticks
 from deliveries.store.store import Store
 
@@ -31,8 +33,16 @@ class Now:
         self._base = (now, ticks.monotonic())
 
     def ask(self) -> datetime:
-        """Ask the database."""
-        with self._store.reading() as connection:
-            now = self._store.now(connection)
+        """Ask the database; once more where the connection was cut, since it may have been for long idle."""
+        try:
+            now = self._read()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            now = self._read()
         self.told(now)
         return now
+
+    def _read(self) -> datetime:
+        with self._store.reading() as connection:
+            return self._store.now(connection)
