@@ -40,7 +40,7 @@ class Rebuilt(Struct):
     remade: int = 0
     """Rows that were missing."""
     unreadable: int = 0
-    """Streams that make no sense; nothing was done to those."""
+    """Streams that make no sense, or whose key another row has; nothing was done to those."""
     without_events: int = 0
     """Rows of no stream; they are left."""
     columns: dict[str, int] = field(default_factory=dict)
@@ -143,9 +143,9 @@ class Replaying:
             delivery_id = scheduling.parse_id(id)
             with store.reading() as connection:
                 store.history(connection, delivery_id)
-            _page(store, [delivery_id], report, wait=True)
+            _last(store, _page(store, [delivery_id], report, wait=True), report)
             return report
-        busy: list[UUID] = []
+        left: list[UUID] = []
         after: UUID | None = None
         while True:
             with store.reading() as connection:
@@ -153,9 +153,8 @@ class Replaying:
             if not ids:
                 break
             after = ids[-1]
-            busy += _page(store, ids, report, wait=False)
-        for start in range(0, len(busy), BATCH):
-            _page(store, busy[start : start + BATCH], report, wait=True)
+            left += _page(store, ids, report, wait=False)
+        _last(store, left, report)
         with store.reading() as connection:
             gone = ~exists().where(events.c.delivery_id == deliveries.c.id)
             for found in connection.scalars(select(deliveries.c.id).where(gone)).partitions(BATCH):
@@ -165,9 +164,19 @@ class Replaying:
 
 
 def _page(store: Store, ids: Sequence[UUID], report: Rebuilt, *, wait: bool) -> tuple[UUID, ...]:
-    """Rebuild some; returns those that somebody holds."""
+    """Rebuild some; returns those that somebody holds, or whose key another row has."""
     with store.transaction() as connection:
         page = rebuild(store, connection, ids, wait=wait, dry_run=report.dry_run)
-    report.seen += len(ids) - len(page.busy)
+    left = (*page.busy, *page.taken)
+    report.seen += len(ids) - len(left)
     report.add(page)
-    return page.busy
+    return left
+
+
+def _last(store: Store, ids: Sequence[UUID], report: Rebuilt) -> None:
+    """Those that were held, or in whose way another row was, when all others are as they should be."""
+    for _ in range(2):
+        ids = [left for id in ids for left in _page(store, [id], report, wait=True)]
+    report.seen += len(ids)
+    report.unreadable += len(ids)
+    report.name([(id, "its key is also that of another delivery") for id in ids])

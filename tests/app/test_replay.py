@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from deliveries import Backoff, Deliveries, DeliveryNotFound, Draft, Retry, Status, Unknown
+from deliveries import Backoff, Deliveries, DeliveryNotFound, Draft, Retry, Status, Unknown, replaying
 from deliveries.errors import InvalidMoment, NotThen
 from deliveries.store.schema import deliveries
 from support.apps import Apps, RunningClock, eventually, schedule
@@ -145,6 +145,54 @@ def test_each_column_is_made_anew(app: Deliveries) -> None:
         assert app.audit().ok
     assert app.rebuild().seen == 3
     assert [app.find(status=status)[0].id for status in ("succeeded", "held", "pending")] == ids
+
+
+def test_a_due_time_that_an_event_told(app: Deliveries) -> None:
+    id = schedule(app, "email", "later", delay=3_600).id
+    due = app.get(id).due_at
+    with app.engine.begin() as connection:
+        connection.execute(deliveries.update().values(due_at=datetime(2100, 1, 1, tzinfo=UTC)))
+    assert not app.audit().ok
+    assert app.rebuild().columns == {"due_at": 1}
+    assert app.get(id).due_at == due
+    assert app.audit().ok
+
+
+@pytest.mark.parametrize("batch", [1, 500])
+def test_keys_that_changed_places(app: Deliveries, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row has a key that is due to another one, so that none can be written first."""
+    monkeypatch.setattr(replaying, "BATCH", batch)
+    ids = [schedule(app, "email", n, key=f"k{n}", delay=60).id for n in range(3)]
+    with app.engine.begin() as connection:
+        for n, id in enumerate(ids):
+            row = deliveries.update().where(deliveries.c.id == id)
+            connection.execute(row.values(key=f"x{n}", priority=9))
+        for n, id in enumerate(ids):
+            row = deliveries.update().where(deliveries.c.id == id)
+            connection.execute(row.values(key=f"k{(n + 1) % 3}"))
+    looked = app.rebuild(dry_run=True)
+    assert (looked.corrected, looked.columns) == (3, {"key": 3, "priority": 3})
+    report = app.rebuild()
+    assert (report.corrected, report.columns, report.seen) == (3, {"key": 3, "priority": 3}, 3)
+    assert app.audit().ok
+    assert [app.find(id=id)[0].key for id in ids] == ["k0", "k1", "k2"]
+
+
+def test_a_key_that_another_delivery_has_by_right(app: Deliveries, apps: Apps) -> None:
+    """While the row was wrong, or lost, its key was free, and was taken."""
+    apps.damaged = True
+    lost, wrong = (schedule(app, "email", n, key=f"k{n}", delay=60).id for n in range(2))
+    with app.engine.begin() as connection:
+        connection.execute(deliveries.delete().where(deliveries.c.id == lost))
+        connection.execute(deliveries.update().where(deliveries.c.id == wrong).values(key=None))
+    others = [schedule(app, "email", n, key=f"k{n}", delay=60).id for n in range(2)]
+    report = app.rebuild()
+    assert (report.unreadable, report.seen, report.corrected, report.remade) == (2, 4, 0, 0)
+    said = {(id, "its key is also that of another delivery") for id in (lost, wrong)}
+    assert set(report.named) == said
+    assert [app.find(key=f"k{n}")[0].id for n in range(2)] == others
+    alone = app.rebuild(wrong)
+    assert (alone.unreadable, alone.seen, alone.ok) == (1, 1, False)
 
 
 def test_a_row_that_was_lost_is_remade(app: Deliveries) -> None:

@@ -12,9 +12,10 @@ from uuid import UUID
 
 from msgspec import Struct, structs
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import IntegrityError
 
 from deliveries.core.delivery import Delivery, Status
-from deliveries.core.stream import Stream, replay
+from deliveries.core.stream import Recorded, Stream, replay
 from deliveries.errors import CorruptHistory
 from deliveries.store.rows import DELIVERY_COLUMNS, encode_tags
 from deliveries.store.schema import deliveries, events
@@ -35,6 +36,8 @@ class Page(Struct, frozen=True):
     """Their stream makes no sense, and nothing was done."""
     busy: tuple[UUID, ...] = ()
     """Somebody holds their row."""
+    taken: tuple[UUID, ...] = ()
+    """Their key stands in another row, perhaps one as wrong: nothing was done, but to free what they had."""
 
 
 def streams_after(connection: Connection, after: UUID | None, limit: int) -> list[UUID]:
@@ -52,7 +55,7 @@ def rebuild(store: Store, connection: Connection, ids: Sequence[UUID], *, wait: 
     mine = [id for id in ids if id in locked or id not in there]
     rows = {row.id: row for row in connection.execute(select(deliveries).where(deliveries.c.id.in_(mine)))}
     corrected: dict[UUID, tuple[str, ...]] = {}
-    remade, unreadable = [], {}
+    remade, unreadable, taken = [], {}, []
     for id, history in store.histories(connection, mine).items():
         if not history:
             continue
@@ -61,22 +64,23 @@ def rebuild(store: Store, connection: Connection, ids: Sequence[UUID], *, wait: 
         except CorruptHistory as error:
             unreadable[id] = str(error)
             continue
-        wrong = _wrong(stream, rows.get(id), store.now(connection))
-        if wrong and id in rows:
+        wrong = _wrong(stream, history, rows.get(id), store.now(connection))
+        if wrong and not (dry_run or _write(connection, id, wrong, there=id in rows)):
+            taken.append(id)
+        elif wrong and id in rows:
             corrected[id] = tuple(sorted(wrong))
         elif wrong:
             remade.append(id)
-        if wrong and not dry_run:
-            _write(connection, id, wrong, there=id in rows)
     busy = tuple(id for id in ids if id in there and id not in locked)
-    return Page(corrected, tuple(remade), unreadable, busy)
+    return Page(corrected, tuple(remade), unreadable, busy, tuple(taken))
 
 
-def _wrong(stream: Stream, row: Any, now: Any) -> dict[str, Any]:
+def _wrong(stream: Stream, history: Sequence[Recorded], row: Any, now: Any) -> dict[str, Any]:
     """Column -> what it should be, of those that are not; all of them where there is no row."""
     delivery = stream.delivery
     assert delivery is not None
-    if row is not None and delivery.version == 1 and row.due_at is not None:
+    at_once = delivery.version == 1 and getattr(history[0].event, "due_at", None) is None
+    if row is not None and at_once and row.due_at is not None:
         # due by the database's clock, which no event told
         delivery = structs.replace(delivery, due_at=row.due_at)
     due = _columns(delivery) | {"recorded_at": stream.recorded_at, "digest": stream.digest}
@@ -97,8 +101,17 @@ def _columns(delivery: Delivery) -> dict[str, Any]:
     return values | {"status": delivery.status.value, "tags": encode_tags(delivery.tags)}
 
 
-def _write(connection: Connection, id: UUID, values: dict[str, Any], *, there: bool) -> None:
-    if there:
-        connection.execute(update(deliveries).where(deliveries.c.id == id).values(values))
-    else:
-        connection.execute(deliveries.insert().values(values))
+def _write(connection: Connection, id: UUID, values: dict[str, Any], *, there: bool) -> bool:
+    """False where another row stands in the way, with the same key."""
+    mine = deliveries.c.id == id
+    try:
+        with connection.begin_nested():
+            if there:
+                connection.execute(update(deliveries).where(mine).values(values))
+            else:
+                connection.execute(deliveries.insert().values(values))
+    except IntegrityError:
+        if "key" in values:  # who has ours may wait for that which we have
+            connection.execute(update(deliveries).where(mine).values(key=None))
+        return False
+    return True
