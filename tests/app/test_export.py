@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import random
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from deliveries.audit import export
 from deliveries.audit.lines import Line, parsed, schema
 from deliveries.audit.view import View
 from deliveries.core.events import EVENTS
-from deliveries.errors import CallerError
+from deliveries.errors import CallerError, DeliveriesError
 from support.apps import Apps, schedule
 
 
@@ -291,6 +292,33 @@ def test_no_damage_is_a_crash(app: Deliveries, ids: dict[str, UUID], tmp_path: P
             whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :][: chance.choice([None, 50])]
         )
         assert View(tmp_path / "damaged").audit().found >= 0
+
+
+@pytest.mark.parametrize("form", ["jsonl", "cloudevents"])
+def test_a_line_with_values_that_no_event_has(app: Deliveries, tmp_path: Path, form: Any) -> None:
+    id = schedule(app, "email", "one").id
+    app.export(tmp_path / "events", format=form)
+    first = json.loads((tmp_path / "events").read_text())
+    hostile = (
+        10**30,
+        str(10**30),
+        -(10**30),
+        1e300,
+        None,
+        [],
+        True,
+        "2026-01-01T00:00:00",
+        "a/1",
+        "\0",
+        "\ud800",
+    )
+    for member in first:
+        for value in (*hostile, "deliveries.Scheduled.v" + "9" * 30):
+            (tmp_path / "hostile").write_text(json.dumps(first | {member: value}) + "\n")
+            view = View(tmp_path / "hostile")
+            assert view.audit().found >= 0
+            with suppress(DeliveriesError):
+                assert view.replay(id).id == id
 
 
 def test_hostile_rows_stop_nothing(fresh_url: str, tmp_path: Path) -> None:

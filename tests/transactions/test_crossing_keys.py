@@ -173,7 +173,7 @@ def test_after_a_lost_crossing_nothing_of_the_batch_is_left(on_postgresql: Deliv
 
 
 def test_commands_in_crossing_orders(on_postgresql: Deliveries) -> None:
-    """As with keys: two who cancel each other's delivery; one of them runs again."""
+    """As with keys: two who cancel each other's delivery; one runs again, until the other is through."""
     app = on_postgresql
     with app.engine.begin() as connection:
         ids = [app.schedule(connection, "email", n, delay=60).id for n in range(2)]
@@ -201,5 +201,6 @@ def test_commands_in_crossing_orders(on_postgresql: Deliveries) -> None:
         assert not wait(futures, PATIENCE).not_done, "somebody hangs"
         for future in futures:
             future.result()
-    assert Counter(outcomes) == {"done": 2, "again": 1}
+    assert Counter(outcomes)["done"] == 2
+    assert Counter(outcomes)["again"] >= 1
     assert [kinds(app, id) for id in ids] == [["Scheduled", "Cancelled"]] * 2

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType, structs
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, structs
 
 from deliveries.core.events import EVENTS
 from deliveries.core.stream import Recorded
@@ -21,16 +21,20 @@ from deliveries.core.stream import Recorded
 CLOUDEVENTS = "1.0"
 
 
+Number = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""What a column holds: beyond, nobody has ever recorded anything."""
+
+
 class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One event. Members that have nothing to say are left out."""
 
-    position: int
+    position: Number
     """In the log; grows from line to line, with gaps."""
     delivery_id: UUID
-    version: int
+    version: Number
     type: str
-    schema_version: int
-    recorded_at: datetime
+    schema_version: Number
+    recorded_at: Annotated[datetime, Meta(tz=True)]
     digest: str
     """Hex SHA-256 over the predecessor's digest and this event, see `codec.digest`."""
     event: Raw | UnsetType = UNSET

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.exc import DBAPIError
 
 from deliveries.processor import ticks
+from deliveries.store.failures import is_passing
 from deliveries.store.store import Store
 
 
@@ -33,11 +34,11 @@ class Now:
         self._base = (now, ticks.monotonic())
 
     def ask(self) -> datetime:
-        """Ask the database; once more where the connection was cut, since it may have been for long idle."""
+        """Ask the database; once more where the connection had been cut, or somebody was in the way."""
         try:
             now = self._read()
         except DBAPIError as error:
-            if not error.connection_invalidated:
+            if not is_passing(error):
                 raise
             now = self._read()
         self.told(now)
