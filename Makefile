@@ -17,7 +17,9 @@ $(READY): pyproject.toml
 demo: $(READY)  ## The main job, end to end, on an embedded SQLite file
 	$(BIN)/deliveries demo
 
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(READY)  ## All tests
+	@$(BIN)/pytest --collect-only -qq > /dev/null || true  # compiles the tests once, not in six processes
 	$(BIN)/pytest -n 6 --dist worksteal
 
 example-payments: $(READY)  ## A shop that charges cards, and a worker that is killed
