@@ -19,8 +19,8 @@ demo: $(READY)  ## The main job, end to end, on an embedded SQLite file
 
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(READY)  ## All tests
-	@$(BIN)/pytest --collect-only -qq > /dev/null || true  # compiles the tests once, not in six processes
-	$(BIN)/pytest -n 6 --dist worksteal
+	@$(BIN)/pytest --collect-only -qq > /dev/null || true  # compiles the tests once, not in each process
+	$(BIN)/pytest -n 4 --dist worksteal
 
 example-payments: $(READY)  ## A shop that charges cards, and a worker that is killed
 	$(BIN)/python -m examples.payments.story
