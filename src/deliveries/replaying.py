@@ -40,7 +40,7 @@ class Rebuilt(Struct):
     remade: int = 0
     """Rows that were missing."""
     unreadable: int = 0
-    """Streams that make no sense, or whose key another row has; nothing was done to those."""
+    """Streams that make no sense, or whose key another row has by right; those are left."""
     without_events: int = 0
     """Rows of no stream; they are left."""
     columns: dict[str, int] = field(default_factory=dict)

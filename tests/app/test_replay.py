@@ -279,6 +279,27 @@ def test_who_is_held_comes_last(postgresql_url: str, apps: Apps) -> None:
     assert app.get(ids[1]).status is Status.CANCELLED
 
 
+def test_keys_that_changed_places_while_somebody_holds_both(postgresql_url: str, apps: Apps) -> None:
+    """So both come last, and neither can be the first of them."""
+    app = apps(postgresql_url)
+    app.adapter("email")(lambda delivery, attempt: None)
+    ids = [schedule(app, "email", n, key=f"k{n}", delay=60).id for n in range(3)]
+    done: list[Any] = []
+    with app.engine.begin() as connection:
+        connection.execute(deliveries.update().values(priority=9))
+        for id, key in ((ids[0], None), (ids[1], "k0"), (ids[0], "k1")):
+            connection.execute(deliveries.update().where(deliveries.c.id == id).values(key=key))
+    with app.engine.connect() as connection:
+        connection.execute(select(deliveries).where(deliveries.c.id.in_(ids[:2])).with_for_update())
+        thread = threading.Thread(target=lambda: done.append(app.rebuild()))
+        thread.start()
+        eventually(lambda: app.find(id=ids[2])[0].priority == 5)
+        connection.commit()
+        thread.join(30)
+    assert (done[0].corrected, done[0].unreadable, done[0].seen) == (3, 0, 3)
+    assert [app.find(id=id)[0].key for id in ids] == ["k0", "k1", "k2"]
+
+
 def test_what_cannot_be_rebuilt_is_told(fresh_url: str) -> None:
     app = Deliveries(fresh_url)
     app.adapter("email")(lambda delivery, attempt: None)

@@ -12,9 +12,8 @@ import pytest
 from sqlalchemy import Connection, select, text
 
 from deliveries import Deliveries, Draft
-from deliveries.audit import proof as proving
 from deliveries.audit import seal as sealing
-from deliveries.audit import signing
+from deliveries.audit import signing, verify
 from deliveries.core import codec
 from deliveries.errors import CallerError, InvalidSeal
 from deliveries.store.schema import contents, deliveries, events
@@ -170,7 +169,7 @@ def remade(connection: Connection, id: UUID, body: bytes, version: int) -> None:
     connection.execute(deliveries.update().where(deliveries.c.id == id).values(digest=previous))
 
 
-def gone(connection: Connection, id: UUID, *, events_too: bool = True) -> None:
+def gone(connection: Connection, id: UUID) -> None:
     connection.execute(events.delete().where(events.c.delivery_id == id))
     connection.execute(deliveries.delete().where(deliveries.c.id == id))
     connection.execute(contents.delete().where(contents.c.delivery_id == id))
@@ -277,7 +276,7 @@ def test_one_that_was_pruned_hides_none_of_its_neighbours(
 def test_more_findings_than_are_kept(
     app: Deliveries, unguarded: Connection, ids: list[UUID], named: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proving, "KEPT", 2)
+    monkeypatch.setattr(verify, "KEPT", 2)
     for id in ids:
         gone(unguarded, id)
     unguarded.commit()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
@@ -28,12 +29,10 @@ from deliveries.audit.seal import (
     pieces_of,
     stand_of,
 )
+from deliveries.audit.verify import Findings
 from deliveries.core import codec
 from deliveries.store.evidence import SCHEMA_VERSION
 from deliveries.store.scan import Whole
-
-KEPT = 1_000
-"""Findings that a proof keeps; all are counted."""
 
 
 class Proof(Struct, frozen=True, kw_only=True):
@@ -43,7 +42,7 @@ class Proof(Struct, frozen=True, kw_only=True):
     found: int
     """Findings in all."""
     findings: tuple[Finding, ...]
-    """What was altered, removed or cut off since: the first of it, at most `KEPT`."""
+    """What was altered, removed or cut off since: the first of it, at most `verify.KEPT`."""
     unproven: int
     """Deliveries that nobody can tell all of any more: they, or others of their bucket, were pruned since."""
 
@@ -68,8 +67,7 @@ class _Check:
         self._seal, self._epoch = seal, epoch
         self._left = list(reversed(seal.buckets))
         self._stands: list[Stand] = []
-        self._findings: list[Finding] = []
-        self._found = self._unproven = 0
+        self._found, self._unproven = Findings(), 0
 
     def add(self, whole: Whole) -> None:
         """The next delivery."""
@@ -78,25 +76,22 @@ class _Check:
         stand = stand_of(whole, self._seal.position, self._epoch)
         if stand is None:
             return
-        self._tell(_chains(whole, self._seal.position, self._epoch))
+        self._found.add(*_chains(whole, self._seal.position, self._epoch))
         if self._left:
             self._stands.append(stand)
         else:
-            self._tell(_slipped_in([stand]))
+            self._found.add(*_slipped_in([stand]))
 
     def end(self) -> Proof:
         """There is no further delivery."""
         while self._left:
             self._close(self._left.pop())
         return Proof(
-            seal=self._seal, found=self._found, findings=tuple(self._findings), unproven=self._unproven
+            seal=self._seal,
+            found=self._found.number,
+            findings=tuple(self._found.kept),
+            unproven=self._unproven,
         )
-
-    def _tell(self, findings: Iterable[Finding]) -> None:
-        for one in findings:
-            self._found += 1
-            if len(self._findings) < KEPT:
-                self._findings.append(one)
 
     def _close(self, bucket: Bucket) -> None:
         """All deliveries that can be this bucket's have come."""
@@ -111,11 +106,11 @@ class _Check:
         elif heads and count(stands, LIVE) == bucket.live and count(stands, BURIED) > bucket.pruned:
             self._unproven += bucket.deliveries
         else:
-            self._tell([_unlike(bucket, stands, heads=heads)])
+            self._found.add(_unlike(bucket, stands, heads=heads))
 
     def _compare(self, bucket: Bucket, stands: Sequence[Stand]) -> None:
         """By name."""
-        before = self._found, self._unproven
+        before = self._found.number, self._unproven
         there = {one.id: one for one in stands}
         for name in names_of(bucket):
             stand = there.pop(name.id, None)
@@ -123,10 +118,11 @@ class _Check:
                 self._unproven += 1
             elif text := _difference(name, stand):
                 version = name.version if stand is None else stand.version
-                self._tell([Finding("R3", version, text, UUID(bytes=name.id))])
-        self._tell(_slipped_in(list(there.values())))
-        if before == (self._found, self._unproven) and not there and count(stands, BURIED) == bucket.pruned:
-            self._tell([_unlike(bucket, stands, heads=False)])
+                self._found.add(Finding("R3", version, text, UUID(bytes=name.id)))
+        self._found.add(*_slipped_in(there.values()))
+        told = before != (self._found.number, self._unproven)
+        if not told and not there and count(stands, BURIED) == bucket.pruned:
+            self._found.add(_unlike(bucket, stands, heads=False))
 
 
 def _went_on_and_was_pruned(name: Name, stand: Stand) -> bool:
@@ -156,7 +152,7 @@ def _difference(name: Name, stand: Stand | None) -> str | None:
     return None
 
 
-def _slipped_in(stands: Sequence[Stand]) -> Iterator[Finding]:
+def _slipped_in(stands: Iterable[Stand]) -> Iterator[Finding]:
     """A tombstone may be that of a later delivery; an event among those that are sealed may not."""
     for one in stands:
         if one.was != BURIED:
@@ -182,31 +178,26 @@ def _unlike(bucket: Bucket, stands: Sequence[Stand], *, heads: bool) -> Finding:
 
 def _chains(whole: Whole, position: int, epoch: int) -> Iterator[Finding]:
     """The first event, and the first piece of evidence, that is not what its digest says."""
-    id = UUID(bytes=whole.id)
-    known = sum(row[7] <= position for row in whole.events)
-    previous = codec.GENESIS
-    for place, (_, version, name, schema_version, at, body, digest, where) in enumerate(whole.events, 1):
-        if place > known:
-            break
-        due = _digest(previous, whole.id, version, name, schema_version, at + epoch, body)
-        if version != place or due != digest or where > position:
-            yield Finding("R3", version, f"event {version} is not what was recorded", id)
-            break
-        previous = digest
-    previous = codec.GENESIS
-    for place, (_, sequence, kind, at, body, digest, *_) in enumerate(whole.evidence, 1):
-        due = _digest(previous, whole.id, sequence, kind, SCHEMA_VERSION, at + epoch, body)
-        if sequence != place or due != digest:
-            yield Finding("R3", sequence, f"evidence {sequence} is not what was recorded", id)
-            break
-        previous = digest
+    id, known = UUID(bytes=whole.id), whole.events[: sum(row[7] <= position for row in whole.events)]
+    moved = next((row[1] for row in known if row[7] > position), None)
+    if moved is not None:
+        yield Finding("R3", moved, f"event {moved} was moved behind what was sealed", id)
+    pieces = [(*row[:3], SCHEMA_VERSION, *row[3:6]) for row in whole.evidence]
+    for what, rows in (("event", known), ("evidence", pieces)):
+        number = _broken(whole.id, rows, epoch)
+        if number is not None:
+            yield Finding("R3", number, f"{what} {number} is not what was recorded", id)
 
 
-def _digest(
-    previous: bytes, id: bytes, version: int, name: str, schema_version: int, at: int, body: bytes
-) -> bytes | None:
-    """The digest that is due; None of what none can be computed of: it was never recorded."""
-    try:
-        return codec.stored_digest(previous, id, version, name, schema_version, at, body)
-    except (ValueError, struct.error):
-        return None
+def _broken(id: bytes, rows: Iterable[Sequence[Any]], epoch: int) -> int | None:
+    """The number of the first that does not follow from the one before it; None where all do."""
+    previous = codec.GENESIS
+    for place, (_, number, name, schema_version, at, body, digest, *_) in enumerate(rows, 1):
+        try:
+            due = codec.stored_digest(previous, id, number, name, schema_version, at + epoch, body)
+        except (ValueError, struct.error):  # of what was never recorded
+            return int(number)
+        if number != place or due != digest:
+            return int(number)
+        previous = digest
+    return None

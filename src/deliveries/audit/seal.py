@@ -101,8 +101,8 @@ class Stand(Struct, frozen=True, gc=False):
     id: bytes
     version: int
     digest: bytes
-    positions: bytes
-    """The digest of those of its events."""
+    positions: Sequence[int]
+    """Of its events."""
     evidence: Sequence[bytes]
     """The digests of its pieces, all that there are."""
     tombstone: bytes
@@ -118,7 +118,8 @@ class Stand(Struct, frozen=True, gc=False):
         """Its leaf in the other tree, when it had so many pieces of evidence."""
         known = self.evidence[:pieces]
         last = known[-1] if known else b""
-        return leaf(self.id, self.positions, _number(len(known)), last, self.tombstone)
+        positions = sha256(b"".join(map(_number, self.positions))).digest()
+        return leaf(self.id, positions, _number(len(known)), last, self.tombstone)
 
     def name(self) -> bytes:
         """Packed."""
@@ -145,7 +146,7 @@ def stand_of(whole: Whole, position: int, epoch: int) -> Stand | None:
         whole.id,
         version,
         digest,
-        sha256(b"".join(_number(row[7]) for row in known)).digest(),
+        [row[7] for row in known],
         [row[5] for row in whole.evidence],
         b"" if whole.tombstone is None else _tombstone(whole.tombstone, epoch),
         was,
@@ -176,10 +177,9 @@ def sealed(wholes: Iterable[Whole], safe: int, made_at: datetime, epoch: int, *,
         if stand is None:
             continue
         stands.append(stand)
-        known = [row[7] for row in whole.events if row[7] <= safe]
-        events += len(known)
+        events += len(stand.positions)
         # not `safe`: what lies beyond the last event may be handed out once more after a crash
-        position = max(position, *known, 0)
+        position = max(position, *stand.positions, 0)
         if len(stands) == BUCKET:
             buckets.append(_bucket(stands, names=names))
             stands = []

@@ -71,18 +71,27 @@ class AuditReport(Struct, frozen=True, kw_only=True):
         return f"{self.deliveries} deliveries, {self.events} events, {rate:,.0f} events/s: {verdict}"
 
 
+class Findings:
+    """The first of them, and how many there were."""
+
+    def __init__(self) -> None:
+        self.number, self.kept = 0, list[Finding]()
+
+    def add(self, *findings: Finding) -> None:
+        """Some more."""
+        self.number += len(findings)
+        self.kept += findings[: KEPT - len(self.kept)]
+
+
 def verify(snapshot: Snapshot, wholes: Iterable[Whole], progress: Told | None = None) -> AuditReport:
     """Hold these deliveries to all rules. Memory does not grow with their number."""
-    began, seen, events, found = time.monotonic(), 0, 0, 0
-    findings: list[Finding] = []
+    began, seen, events, found = time.monotonic(), 0, 0, Findings()
     told = (0, 0)
     for whole in wholes:
         seen += 1
         events += len(whole.events)
         if not is_sound(whole, snapshot.epoch):
-            wrong = verdict(snapshot, whole)
-            found += len(wrong)
-            findings += wrong[: KEPT - len(findings)]
+            found.add(*verdict(snapshot, whole))
         if progress is not None and not seen % STEP:
             progress(seen - told[0], events - told[1])
             told = (seen, events)
@@ -91,8 +100,8 @@ def verify(snapshot: Snapshot, wholes: Iterable[Whole], progress: Told | None = 
     return AuditReport(
         deliveries=seen,
         events=events,
-        found=found,
-        findings=tuple(findings),
+        found=found.number,
+        findings=tuple(found.kept),
         seconds=time.monotonic() - began,
     )
 

@@ -24,7 +24,7 @@ from deliveries.audit.explain import Explanation, explain
 from deliveries.audit.invariants import Finding, record_findings
 from deliveries.audit.lines import Line, parsed
 from deliveries.audit.past import state_at
-from deliveries.audit.verify import KEPT, AuditReport, positions_findings
+from deliveries.audit.verify import AuditReport, Findings, positions_findings
 from deliveries.core import codec
 from deliveries.core.delivery import Delivery
 from deliveries.core.stream import Recorded
@@ -106,7 +106,7 @@ class View:
     # -- auditing ------------------------------------------------------------------------------
 
     def _audited(self, database: sqlite3.Connection) -> AuditReport:
-        began, found = time.monotonic(), _Findings()
+        began, found = time.monotonic(), Findings()
         database.execute("PRAGMA journal_mode = OFF")
         database.execute(f"CREATE TABLE sorted ({', '.join(_COLUMNS)})")
         database.execute("BEGIN")
@@ -129,8 +129,7 @@ class View:
         deliveries = 0
         for record in _streams(database):
             deliveries += 1
-            for finding in _judged(record):
-                found.add(finding)
+            found.add(*_judged(record))
         return AuditReport(
             deliveries=deliveries,
             events=events,
@@ -138,18 +137,6 @@ class View:
             findings=tuple(found.kept),
             seconds=time.monotonic() - began,
         )
-
-
-class _Findings:
-    """The first of them, and how many there were."""
-
-    def __init__(self) -> None:
-        self.number, self.kept = 0, list[Finding]()
-
-    def add(self, finding: Finding) -> None:
-        self.number += 1
-        if len(self.kept) < KEPT:
-            self.kept.append(finding)
 
 
 def _told(text: IO[bytes]) -> Iterator[tuple[int, Line | str]]:

@@ -103,10 +103,10 @@ class Snapshot:
         One of which only a part is there comes too. `of`: look at these tables only.
         """
         span = _Span(after, until, ids)
-        read = [source.group(self._rows(source, span)) for source in _SOURCES]
-        unread: Iterator[tuple[bytes, Any]] = iter(())
-        wanted = [of is None or source.table in of for source in _SOURCES]
-        heads = [_Head(rows if one else unread) for rows, one in zip(read, wanted, strict=True)]
+        heads = [
+            _Head(source.group(self._rows(source, span)) if of is None or source.table in of else iter(()))
+            for source in _SOURCES
+        ]
         log, rows, beside, texts, pieces, stones = heads
         while True:
             id = log.id
@@ -131,7 +131,7 @@ class Snapshot:
         sql = f"{source.sql} WHERE {condition} ORDER BY {source.order}"
         raw: Any = self.connection.connection.driver_connection
         if self._postgresql:
-            with raw.cursor(f"scan_{source.id.partition('.')[0]}", binary=True) as cursor:
+            with raw.cursor(f"scan_{source.table.name}", binary=True) as cursor:
                 _load_as_stored(cursor)
                 cursor.execute(sql, given)
                 while page := cursor.fetchmany(PAGE):

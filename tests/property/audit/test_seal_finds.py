@@ -72,10 +72,15 @@ def test_without_names_each_change_is_found_or_said_to_be_beyond_proof(
     worlds: Worlds, way: str, when: str, random: Random
 ) -> None:
     """After a prune positions and evidence of its neighbours are; heads never."""
-    proof, _ = tampered(*worlds[when, UNNAMED], way, random)
+    told_at_all(tampered(*worlds[when, UNNAMED], way, random)[0], way, when)
+
+
+def told_at_all(proof: Proof, way: str, when: str) -> None:
     assert proof.found or (when == AFTER and proof.unproven)
     if proof.ok:
-        assert any(word in way for word in ("evidence", "position", "tombstone"))
+        assert any(
+            word in way for word in ("evidence", "position", "change of a tombstone", "beside its stream")
+        )
 
 
 @pytest.mark.parametrize("when", [BEFORE, AFTER])
@@ -83,6 +88,7 @@ def test_without_names_each_change_is_found_or_said_to_be_beyond_proof(
 def test_each_way(worlds: Worlds, way: str, when: str) -> None:
     proof, affected = tampered(*worlds[when, NAMED], way, Random(7))
     assert {one.delivery_id for one in proof.findings} == affected
+    told_at_all(tampered(*worlds[when, UNNAMED], way, Random(7))[0], way, when)
 
 
 def test_a_world_that_nobody_touched(worlds: Worlds) -> None:
