@@ -110,7 +110,6 @@ class _Check:
 
     def _compare(self, bucket: Bucket, stands: Sequence[Stand]) -> None:
         """By name."""
-        before = self._found.number, self._unproven
         there = {one.id: one for one in stands}
         for name in names_of(bucket):
             stand = there.pop(name.id, None)
@@ -120,9 +119,6 @@ class _Check:
                 version = name.version if stand is None else stand.version
                 self._found.add(Finding("R3", version, text, UUID(bytes=name.id)))
         self._found.add(*_slipped_in(there.values()))
-        told = before != (self._found.number, self._unproven)
-        if not told and not there and count(stands, BURIED) == bucket.pruned:
-            self._found.add(_unlike(bucket, stands, heads=False))
 
 
 def _went_on_and_was_pruned(name: Name, stand: Stand) -> bool:
@@ -178,26 +174,23 @@ def _unlike(bucket: Bucket, stands: Sequence[Stand], *, heads: bool) -> Finding:
 
 def _chains(whole: Whole, position: int, epoch: int) -> Iterator[Finding]:
     """The first event, and the first piece of evidence, that is not what its digest says."""
-    id, known = UUID(bytes=whole.id), whole.events[: sum(row[7] <= position for row in whole.events)]
-    moved = next((row[1] for row in known if row[7] > position), None)
-    if moved is not None:
-        yield Finding("R3", moved, f"event {moved} was moved behind what was sealed", id)
+    known = [row for row in whole.events if row[7] <= position]
     pieces = [(*row[:3], SCHEMA_VERSION, *row[3:6]) for row in whole.evidence]
     for what, rows in (("event", known), ("evidence", pieces)):
         number = _broken(whole.id, rows, epoch)
         if number is not None:
-            yield Finding("R3", number, f"{what} {number} is not what was recorded", id)
+            yield Finding("R3", number, f"{what} {number} is not what was recorded", UUID(bytes=whole.id))
 
 
 def _broken(id: bytes, rows: Iterable[Sequence[Any]], epoch: int) -> int | None:
     """The number of the first that does not follow from the one before it; None where all do."""
     previous = codec.GENESIS
-    for place, (_, number, name, schema_version, at, body, digest, *_) in enumerate(rows, 1):
+    for _, number, name, schema_version, at, body, digest, *_ in rows:
         try:
             due = codec.stored_digest(previous, id, number, name, schema_version, at + epoch, body)
         except (ValueError, struct.error):  # of what was never recorded
             return int(number)
-        if number != place or due != digest:
+        if due != digest:
             return int(number)
         previous = digest
     return None
