@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from deliveries import Deliveries, DeliveryNotFound, Draft, Status
@@ -91,6 +92,28 @@ def test_a_notification_for_what_was_rolled_back_does_no_harm_elsewhere(
         assert processor.error is None
     assert calls.made == [(made.id, 1)]
     assert owed(scheduling) == ["owed"]
+
+
+def test_a_hint_that_comes_while_another_is_sent_is_told(
+    postgresql_url: str, apps: Apps, notified: Any
+) -> None:
+    """Else a queue that is resumed just after it was paused stays asleep until the next poll."""
+    app = apps(postgresql_url)
+    app.adapter("email", queue="mail")(lambda delivery, attempt: None)
+    sent: list[str] = []
+
+    def resume_while_it_is_sent(*execution: Any) -> None:
+        if "pg_notify" not in (statement := execution[2]):
+            return
+        sent.append(statement)
+        if len(sent) == 1:
+            with app.engine.begin() as connection:
+                app.queues.resume(connection, "mail")
+
+    event.listen(app.engine, "after_cursor_execute", resume_while_it_is_sent)
+    schedule(app)
+    heard = [told.payload for told in notified.notifies(timeout=15, stop_after=2)]
+    assert heard == ["", "queues"]
 
 
 def test_only_what_was_committed_is_performed_however_it_is_mixed(app: Deliveries, calls: Calls) -> None:

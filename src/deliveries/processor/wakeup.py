@@ -146,18 +146,19 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
             return
         due.clear()
         wakeup._look()
-        if not wakeup._hints:
+        # taken before they are told: what is said while we send is told by the next one
+        hints, wakeup._hints = wakeup._hints, 0
+        if not hints:
             del wakeup
             time.sleep(_PAUSE_SECONDS)
             continue
         try:
-            if telling := wakeup._telling:  # set anew meanwhile, it is told by what we send now
+            if telling := wakeup._telling:
                 wakeup._telling = False
             with wakeup._alone.connect() as connection:
                 connection.exec_driver_sql(_NOTIFY.format(payload=QUEUES if telling else ""))
         except Exception:
             _log.debug("a notification was not sent; processors poll", exc_info=True)
-        hints, wakeup._hints = wakeup._hints, 0
         del wakeup
         time.sleep(min(hints * _PAUSE_SECONDS, _MAX_PAUSE_SECONDS))
     wakeup = owner()
