@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from deliveries import Bounced, Deliveries, Draft, Retry
 from deliveries.store import scan
@@ -101,6 +102,45 @@ def test_pages_do_not_show(app: Deliveries, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(scan, "PAGE", 3)
         assert list(snapshot.wholes()) == whole
     assert len(whole) == 24
+
+
+def test_two_readings_do_not_meet(app: Deliveries, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "PAGE", 2)
+    with scan.snapshot(app._store) as snapshot:
+        both = list(zip(snapshot.streams(), snapshot.wholes(), strict=True))
+    assert len(both) == 4
+    assert all(events == whole.events for (_, events), whole in both)
+
+
+def test_what_is_not_read_to_its_end_leaves_the_connection_as_it_was(
+    app: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages that were asked for and never used are nobody else's results."""
+    monkeypatch.setattr(scan, "PAGE", 1)
+    with scan.snapshot(app._store) as snapshot:
+        kept = [snapshot.streams(), snapshot.wholes()]
+        assert [next(one) for one in kept]
+        raw: Any = snapshot.connection.connection.driver_connection
+    assert list(kept[0]) == []
+    if app.engine.dialect.name == "postgresql":
+        assert raw.pgconn.pipeline_status == raw.pgconn.transaction_status == 0
+    assert len(app.find()) == 4
+    states = app.replay_all()
+    assert next(states)
+    del states
+    assert app.audit().ok
+
+
+def test_what_goes_wrong_meanwhile_is_told(postgresql_url: str, apps: Apps) -> None:  # noqa: F811
+    app = apps(postgresql_url)
+    app.adapter("email")(lambda delivery, attempt: None)
+    schedule(app, "email")
+    with app.engine.connect() as other, scan.snapshot(app._store) as snapshot:
+        raw: Any = snapshot.connection.connection.driver_connection
+        other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": raw.info.backend_pid})
+        with pytest.raises(psycopg.OperationalError):
+            list(snapshot.streams())
+    assert app.audit().deliveries == 1
 
 
 def test_what_only_a_part_is_left_of(database_url: str) -> None:

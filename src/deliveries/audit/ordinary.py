@@ -69,13 +69,12 @@ class _Life:
             step = _STEPS.get(name)
             if previous != digest or step is None:
                 return False
-            event = codec.decode(name, schema_version, body)
+            event: Any = codec.decode(name, schema_version, body)
             if not step(self, event, id):
                 return False
-            note = getattr(event, "note", None)
-            if note is not None:
+            if name != "Attempted" and event.note is not None:  # the one that has none
                 noted += 1
-                if not self._is_noted(place, note):
+                if not self._is_noted(place, event.note):
                     return False
             position, at = number, self._at
         return self._first is not None and noted == len(self._notes or ())

@@ -28,6 +28,9 @@ _MICROSECOND = timedelta(microseconds=1)
 REGISTRY: Final = Registry(EVENTS, RETIRED)
 """Every version of every event that there ever was."""
 
+decode: Final = REGISTRY.decode
+"""The event that a row holds, by name, version and body. Raises: UnreadableEvent."""
+
 REGISTERED: Final = frozenset(kind.__name__ for kind in EVENTS)
 """The public names; the database's guards speak of these types only."""
 
@@ -38,14 +41,6 @@ GENESIS: Final = bytes(32)
 def encode(event: Event) -> bytes:
     """The body of `event` as JSON."""
     return _ENCODER.encode(event)
-
-
-def decode(name: str, schema_version: int, body: bytes) -> Event:
-    """The event that a row holds.
-
-    Raises: UnreadableEvent for an unknown type or version, or a body that is not what it should be.
-    """
-    return REGISTRY.decode(name, schema_version, body)
 
 
 def digest(

@@ -3,15 +3,18 @@
 Each table is read once, in the order of its deliveries' ids, through a cursor of its own at one snapshot,
 and the tables are merged on the way: memory does not grow with what there is. Rows are the driver's own
 tuples, with ids and instants as they are stored; what SQLAlchemy does for each of them would cost more
-than all that is done with it here.
+than all that is done with it here. On PostgreSQL the next page of each table is asked for before this one
+is used, so that the server and who reads work at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import contextlib
+import weakref
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -31,8 +34,10 @@ from deliveries.store.schema import (
 )
 from deliveries.store.store import Store
 
-PAGE = 2_000
-"""Rows of one table in memory."""
+PAGE = 500
+"""Rows of one table that come together; so many more are on their way. They fit in a socket's buffer."""
+
+T = TypeVar("T")
 
 EventRow = tuple[bytes, int, str, int, int, bytes, bytes, int]
 """Delivery, version, type, schema version, recorded at, body, digest, position."""
@@ -65,6 +70,8 @@ class Snapshot:
         self._postgresql = connection.dialect.name == "postgresql"
         self.epoch = _SINCE_2000 if self._postgresql else 0
         """What to add to an instant, to have microseconds since 1970."""
+        self._scans = 0
+        self._open: weakref.WeakSet[Generator[Any]] = weakref.WeakSet()
 
     def instant(self, value: int) -> datetime:
         """The instant of a row, UTC."""
@@ -88,7 +95,7 @@ class Snapshot:
         self, after: UUID | None = None, until: UUID | None = None, ids: Sequence[UUID] | None = None
     ) -> Iterator[tuple[bytes, Sequence[EventRow]]]:
         """Each delivery's events by version; deliveries by id, above `after` and up to `until`."""
-        return _grouped(self._rows(_EVENTS, _Span(after, until, ids)))
+        return self._reading(_grouped(self._rows(_EVENTS, _Span(after, until, ids))))
 
     def wholes(
         self,
@@ -102,7 +109,14 @@ class Snapshot:
 
         One of which only a part is there comes too. `of`: look at these tables only.
         """
-        span = _Span(after, until, ids)
+        return self._reading(self._merged(_Span(after, until, ids), of))
+
+    def close(self) -> None:
+        """Leave whatever was not read to its end."""
+        for one in list(self._open):
+            one.close()
+
+    def _merged(self, span: _Span, of: Collection[Table] | None) -> Iterator[Whole]:
         heads = [
             _Head(source.group(self._rows(source, span)) if of is None or source.table in of else iter(()))
             for source in _SOURCES
@@ -131,11 +145,7 @@ class Snapshot:
         sql = f"{source.sql} WHERE {condition} ORDER BY {source.order}"
         raw: Any = self.connection.connection.driver_connection
         if self._postgresql:
-            with raw.cursor(f"scan_{source.table.name}", binary=True) as cursor:
-                _load_as_stored(cursor)
-                cursor.execute(sql, given)
-                while page := cursor.fetchmany(PAGE):
-                    yield page
+            yield from self._fetched(raw, sql, given)
             return
         cursor = raw.cursor()
         try:
@@ -145,18 +155,47 @@ class Snapshot:
         finally:
             cursor.close()
 
+    def _fetched(self, raw: Any, sql: str, given: dict[str, Any]) -> Iterator[list[Any]]:
+        self._scans += 1
+        name = f"deliveries_scan_{self._scans}"
+        raw.execute(f"DECLARE {name} NO SCROLL CURSOR FOR {sql}", given)
+        with raw.cursor(binary=True) as cursor:
+            _load_as_stored(cursor)
+            cursor.execute(f"FETCH {PAGE} FROM {name}")
+            while page := cursor.fetchall():
+                cursor.execute(f"FETCH {PAGE} FROM {name}")
+                yield page
+        raw.execute(f"CLOSE {name}")  # one that is read no further ends with its transaction
+
+    def _reading(self, found: Iterator[T]) -> Iterator[T]:
+        reading = self._ahead(found)
+        self._open.add(reading)
+        return reading
+
+    def _ahead(self, found: Iterator[T]) -> Generator[T]:
+        """Meanwhile no statement waits for its result; a libpq before 14 cannot do that, and waits."""
+        with contextlib.ExitStack() as stack:
+            if self._postgresql:
+                import psycopg
+
+                raw: Any = self.connection.connection.driver_connection
+                if psycopg.Pipeline.is_supported():
+                    stack.enter_context(raw.pipeline())
+            yield from found
+
 
 @contextmanager
 def snapshot(store: Store) -> Iterator[Snapshot]:
     """The database as it is now, and as it stays for whoever reads it here."""
-    if store.engine.dialect.name == "sqlite":
-        with store.reading() as connection, _any_text(connection):
-            yield Snapshot(connection)
-        return
-    engine = store.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    with engine.connect() as connection:
-        store.verify(connection)
-        yield Snapshot(connection)
+    with contextlib.ExitStack() as stack:
+        if store.engine.dialect.name == "sqlite":
+            connection = stack.enter_context(store.reading())
+            stack.enter_context(_any_text(connection))
+        else:
+            level = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            connection = stack.enter_context(store.engine.execution_options(**level).connect())
+            store.verify(connection)
+        yield stack.enter_context(contextlib.closing(Snapshot(connection)))
 
 
 @contextmanager
