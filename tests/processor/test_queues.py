@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from typing import Any
@@ -302,9 +303,11 @@ def test_a_backlog_in_one_queue_keeps_no_other_waiting(app: Deliveries, way: str
     seen: list[str] = []
 
     async def async_crowd(delivery: Any, attempt: Any) -> None:
+        await asyncio.sleep(0.01)  # so that a slow machine has its time to schedule
         seen.append(delivery.channel)
 
     def crowd(delivery: Any, attempt: Any) -> None:
+        threading.Event().wait(0.01)
         seen.append(delivery.channel)
 
     app.adapter("bulk")(crowd if way == "sync" else async_crowd)

@@ -187,9 +187,8 @@ class SimulatedProcessor(Processor):
                     heartbeat.beat()
 
         self._scheduler.spawn(beat, self._process)
-        self._wakeup.subscribe(self._hint)
         try:
-            yield
+            with self._on_call():
+                yield
         finally:
             self._over = True
-            self._wakeup.unsubscribe(self._hint)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -24,6 +24,7 @@ from deliveries.core.window import Window
 from deliveries.processor import ticks
 from deliveries.processor.settings import Settings
 from deliveries.processor.turns import Turns
+from deliveries.processor.walk import Walk
 from deliveries.store import queues
 from deliveries.store.queues import Wanted
 from deliveries.store.rows import Claimed
@@ -53,6 +54,7 @@ class Limits:
 
     def __init__(self, store: Store, channels: Sequence[str], settings: Settings) -> None:
         self._store, self._channels, self._settings = store, list(channels), settings
+        self._walks: defaultdict[str, Walk] = defaultdict(Walk)
         self._wanted: dict[str, Wanted] = {}
         self._forgotten_at: dict[str, float] = {}
         self.next_look = 0.0
@@ -139,8 +141,14 @@ class Limits:
     def _plain(
         self, connection: Connection, queue: str, slots: int, cutoff: datetime | None
     ) -> list[Claimed]:
-        now = self._store.deciding_now
-        return self._store.backend.claim(connection, queue, self._channels, slots, now, cutoff)
+        walk, claim = self._walks[queue], self._store.backend.claim
+        now, floors, began = self._store.deciding_now, walk.floors(), ticks.monotonic()
+        found = claim(connection, queue, self._channels, slots, now, cutoff, floors)
+        full = len(found) == slots
+        walk.walked(found, full, ticks.monotonic() - began, from_the_beginning=floors is None)
+        if floors is not None and cutoff is not None and not full:  # who drains sees them all, these too
+            found = claim(connection, queue, self._channels, slots, now, cutoff)
+        return found
 
     def _limited(
         self, connection: Connection, wanted: Wanted, slots: int, cutoff: datetime | None

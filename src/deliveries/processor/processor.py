@@ -76,6 +76,8 @@ class Processor:
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self.summary = Summary()
         self.error: BaseException | None = None
+        self.is_idle = False
+        """Asleep, with free slots for whatever comes."""
         self._store, self._wakeup, self._settings = store, wakeup, settings
         self._beside = beside or contextlib.nullcontext()  # runs while we stay
         self._now = Now(store)
@@ -161,18 +163,19 @@ class Processor:
         heartbeat = Heartbeat(
             self._store, self.worker, self._settings.lease, self._calls.values, watchdog.watching
         )
-        self._wakeup.subscribe(self._hint)
         watchdog.start()
         heartbeat.start()
         try:
-            with watchdog.watching():
+            with self._on_call(), watchdog.watching():
                 yield
         finally:
-            self._wakeup.unsubscribe(self._hint)
             heartbeat.stop()
             watchdog.stop()
             self._executor.close()
             self._policing.close()
+
+    def _on_call(self) -> contextlib.AbstractContextManager[None]:
+        return self._wakeup.on_call(self, self._settings.queues)
 
     @contextlib.contextmanager
     def _present(self) -> Iterator[None]:
@@ -242,7 +245,10 @@ class Processor:
             free = {}
         if free or self._ledger.finished or self._policing.is_ready:
             full = self._exchange(free)
-            self._loaded = full if free else self._loaded
+            if free:
+                self._loaded = full
+                if full:  # there may be more than we can take
+                    self._wakeup.pass_on(self._settings.queues)
         return swept or (self._loaded and self._is_claiming and bool(self._claims.free()))
 
     def _exchange(self, free: Mapping[str, int]) -> bool:
@@ -373,7 +379,8 @@ class Processor:
     def _wake(self) -> None:
         self._awake.set()
 
-    def _hint(self) -> None:
+    def hint(self) -> None:
+        """From any thread: something may be due."""
         self._hinted = True
         self._awake.set()
 
@@ -385,15 +392,18 @@ class Processor:
         """
         monotonic = ticks.monotonic()
         wake = min(self._deadlines.next(), self._policing.wake_at())
+        free = self._claims.free() if self._is_claiming else {}
         if self._is_claiming:
             wake = min(wake, self._next_sweep, self._claims.limits.next_look)
-            if self._claims.free():  # without a free slot nothing is claimed, whatever is due
+            if free:  # without a free slot nothing is claimed, whatever is due
                 wake = min(wake, self._next_poll, self._claims.limits.wake_at, *self._soon[:1])
         if self._ledger.alone or self._ledger.belated or self._failures:
             wake = monotonic + self._settings.retry_after(self._failures)
         if self._stop_at is not None:
             wake = min(wake, max(self._stop_at, monotonic + 0.01))
+        self.is_idle = len(free) == len(self._settings.queues) and not self._failures
         self._awake.wait(max(0.0, min(wake - monotonic, 60.0)))
+        self.is_idle = False
         self._awake.clear()
         if self._loaded:
             self._linger()

@@ -12,8 +12,8 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, event
 
@@ -33,6 +33,16 @@ _NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CH
 _log = logging.getLogger("deliveries")
 
 
+class Worker(Protocol):
+    """Who performs deliveries of some queues."""
+
+    is_idle: bool
+    """Asleep, with free slots for whatever comes."""
+
+    def hint(self) -> None:
+        """Wake up. Must not block."""
+
+
 class Wakeup:
     """Who wants to know that something was scheduled."""
 
@@ -42,6 +52,7 @@ class Wakeup:
         if engine.dialect.name == "postgresql":
             self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._listeners: frozenset[Callable[[], None]] = frozenset()
+        self._crews: dict[frozenset[str], tuple[Worker, ...]] = {}
         self._engines: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._due = threading.Event()
@@ -60,6 +71,28 @@ class Wakeup:
     def unsubscribe(self, listener: Callable[[], None]) -> None:
         """No more hints for `listener`."""
         self._listeners -= {listener}
+
+    @contextlib.contextmanager
+    def on_call(self, worker: Worker, queues: Iterable[str]) -> Iterator[None]:
+        """Hint to `worker`, who does the work of these queues, unless another one who does was idle."""
+        crew = frozenset(queues)
+        with self._lock:
+            self._crews = {**self._crews, crew: (*self._crews.get(crew, ()), worker)}
+        try:
+            yield
+        finally:
+            with self._lock:
+                left = tuple(one for one in self._crews[crew] if one is not worker)
+                self._crews = {**self._crews, crew: left}
+            self.pass_on(queues)  # what it was called for and did not do
+
+    def pass_on(self, queues: Iterable[str]) -> bool:
+        """Hint to one who does this work and is idle; True where there was one."""
+        for worker in self._crews.get(frozenset(queues), ()):
+            if worker.is_idle:
+                worker.hint()
+                return True
+        return False
 
     def after_commit(self, connection: Connection, *, queues: bool = False) -> None:
         """Hint once `connection` has ended its transaction and gone back to its pool.
@@ -86,6 +119,10 @@ class Wakeup:
         self.changes += payload == QUEUES
         for listener in self._listeners:
             listener()
+        for queues, crew in self._crews.items():
+            if payload == QUEUES or not self.pass_on(queues):
+                for worker in crew:
+                    worker.hint()
 
     def hint(self, *, queues: bool = False) -> None:
         """Something is due, here and now."""

@@ -30,8 +30,12 @@ class Backend(Protocol):
         limit: int,
         now: datetime | None,
         cutoff: datetime | None,
+        floors: Sequence[datetime | None] | None = None,
     ) -> list[Claimed]:
-        """Lock up to `limit` due deliveries, the most urgent first, skipping locked ones."""
+        """Lock up to `limit` due deliveries, the most urgent first, skipping locked ones.
+
+        `floors`: by priority, a time before which nothing need be looked for.
+        """
 
     def lock(self, connection: Connection, ids: Sequence[UUID], skip_locked: bool) -> dict[UUID, datetime]:
         """Lock these rows; id -> the database's now. `skip_locked` leaves out those that others hold."""

@@ -100,6 +100,7 @@ SELECT {_CLAIM_LIST}, {NOW} AS db_now
 FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
   SELECT * FROM deliveries d
   WHERE d.status = 'pending' AND d.queue = :queue AND d.priority = p.priority
+    AND {READY} >= coalesce((CAST(:floors AS timestamptz[]))[p.priority + 1], '-infinity')
     AND {READY} <= least(CAST(:cutoff AS timestamptz), {NOW})
     AND d.channel = ANY(CAST(:channels AS text[]))
   ORDER BY {READY} LIMIT :limit FOR UPDATE SKIP LOCKED) d
@@ -252,6 +253,7 @@ class PostgreSQL:
         limit: int,
         now: datetime | None,
         cutoff: datetime | None,
+        floors: Sequence[datetime | None] | None = None,
     ) -> list[Claimed]:
         values = {
             "queue": queue,
@@ -259,6 +261,7 @@ class PostgreSQL:
             "limit": limit,
             "now": now,
             "cutoff": cutoff,
+            "floors": floors,
         }
         return _claimed(CLAIM.run(connection, values))
 

@@ -183,6 +183,7 @@ class SQLite:
         limit: int,
         now: datetime | None,
         cutoff: datetime | None,
+        floors: Sequence[datetime | None] | None = None,
     ) -> list[Claimed]:
         at = _given(now)
         values = {
