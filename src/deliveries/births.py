@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 from sqlalchemy import Connection
 
 from deliveries.core.delivery import Delivery
 from deliveries.errors import ConcurrentSchedule, IdempotencyConflict
 from deliveries.scheduling import Debt, born
-from deliveries.store.rows import Birth, Contents, with_contents
+from deliveries.store.rows import Birth, Contents, Ready, with_contents
 from deliveries.store.store import Store
 
 BATCH = 2_000
@@ -21,18 +21,24 @@ BATCH = 2_000
 T = TypeVar("T")
 
 
+class Litter(Struct, frozen=True, gc=False):
+    """Deliveries about to be born together: all that can be done of it without a connection."""
+
+    ready: Ready
+    newborns: Sequence[Delivery]
+
+    @classmethod
+    def of(cls, store: Store, births: Sequence[Birth]) -> Litter:
+        """Those of `births`, in their order."""
+        return cls(store.backend.ready(births), [newborn(birth) for birth in births])
+
+
 def bear(store: Store, connection: Connection, births: Sequence[Birth]) -> list[Delivery]:
     """Insert these deliveries; where a key is taken, find whose it is. In the order of `births`.
 
     Raises: IdempotencyConflict, ConcurrentSchedule.
     """
-    created = store.schedule(connection, births)
-    keys = dict.fromkeys(key_of(birth) for birth in births if birth.change.after.id not in created)
-    owners = store.by_key(connection, list(keys)) if keys else {}
-    return [
-        newborn(birth) if birth.change.after.id in created else same_debt(birth, owners.get(key_of(birth)))
-        for birth in births
-    ]
+    return _bear(store, connection, Litter.of(store, births))
 
 
 def bear_many(store: Store, connection: Connection, debts: Sequence[Debt]) -> list[Delivery]:
@@ -43,11 +49,22 @@ def bear_many(store: Store, connection: Connection, debts: Sequence[Debt]) -> li
     # by key, so that two callers with the same keys wait for each other and never cross
     order = sorted(range(len(debts)), key=lambda place: (debts[place].key or "", debts[place].tenant))
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-    made = ([born(debts[place]) for place in batch] for batch in batches)
+    made = (Litter.of(store, [born(debts[place]) for place in batch]) for batch in batches)
     found: dict[int, Delivery] = {}
-    for batch, births in zip(batches, _ahead(made) if len(batches) > 1 else made, strict=True):
-        found.update(zip(batch, bear(store, connection, births), strict=True))
+    for batch, litter in zip(batches, _ahead(made) if len(batches) > 1 else made, strict=True):
+        found.update(zip(batch, _bear(store, connection, litter), strict=True))
     return [found[place] for place in range(len(debts))]
+
+
+def _bear(store: Store, connection: Connection, litter: Litter) -> list[Delivery]:
+    births = litter.ready.births
+    created = store.write_down(connection, litter.ready)
+    keys = dict.fromkeys(key_of(birth) for birth in births if birth.change.after.id not in created)
+    owners = store.by_key(connection, list(keys)) if keys else {}
+    return [
+        one if one.id in created else same_debt(birth, owners.get(key_of(birth)))
+        for birth, one in zip(births, litter.newborns, strict=True)
+    ]
 
 
 def _ahead(made: Iterator[T]) -> Iterator[T]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from deliveries import Deliveries, Draft, Status
+from deliveries.processor.processor import Processor
 from deliveries.testing.examples import at
 from support.apps import (
     Apps,
@@ -20,6 +22,8 @@ from support.apps import (
     schedule,
     stopped,
 )
+
+NEVER = 3_600.0
 
 
 class Meter:
@@ -180,3 +184,64 @@ def test_who_outlives_his_lease_changes_nothing(
     ]
     assert "late_report" in str(other.explain(id))
     assert_called_once_each(one, calls)
+
+
+# -- who is called -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def idle_pair(app: Deliveries) -> Iterator[tuple[Processor, Processor, list[str]]]:
+    """Two processors of one process, asleep until they are called, with two slots each; and who claimed."""
+    claimed: list[str] = []
+    gate = Gate()
+    app.adapter("email")(gate)
+    with (
+        app.running({"email": 2}, poll=NEVER, sweep_every=NEVER, listen=False) as one,
+        app.running({"email": 2}, poll=NEVER, sweep_every=NEVER, listen=False) as other,
+    ):
+        eventually(lambda: one.is_idle and other.is_idle)
+        for each in (one, other):
+            each._exchange = noted(each, claimed)  # type: ignore[method-assign]
+        yield one, other, claimed
+        gate.open()
+
+
+def noted(one: Processor, claimed: list[str]) -> Any:
+    exchange = one._exchange
+
+    def act(free: Any) -> bool:
+        if free:
+            claimed.append(one.worker)
+        return exchange(free)
+
+    return act
+
+
+def test_a_hint_wakes_one_of_those_who_are_idle(app: Deliveries, idle_pair: Any) -> None:
+    one, other, claimed = idle_pair
+    schedule(app)
+    eventually(lambda: one.summary.attempted + other.summary.attempted == 1)
+    assert len(set(claimed)) == 1
+
+
+def test_who_gets_all_it_can_take_calls_the_next(app: Deliveries, idle_pair: Any) -> None:
+    one, other, _ = idle_pair
+    with app.engine.begin() as connection:
+        app.schedule_many(connection, "email", [Draft(n) for n in range(4)])
+    eventually(lambda: one.summary.attempted == other.summary.attempted == 2)
+
+
+def test_who_has_no_free_slot_is_not_relied_on(app: Deliveries, idle_pair: Any) -> None:
+    one, other, _ = idle_pair
+    for number in range(1, 5):
+        schedule(app)
+        eventually(lambda number=number: one.summary.attempted + other.summary.attempted == number)
+    assert one.summary.attempted == other.summary.attempted == 2
+
+
+def test_who_stops_leaves_its_calling_to_the_others(app: Deliveries, idle_pair: Any) -> None:
+    one, other, _ = idle_pair
+    one.stop()
+    eventually(lambda: not one.is_alive)
+    schedule(app)
+    eventually(lambda: other.summary.attempted == 1)

@@ -12,9 +12,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from deliveries.store.statement import Statement
+
+
+class Filled(Struct, frozen=True, gc=False):
+    """A statement and the rows that it is to write."""
+
+    statement: Statement
+    values: Mapping[str, Any]
+    ids: Sequence[UUID]
+    tells: bool
+    """Whether it says which were written; for one row the number of them says it all."""
+
+    def write(self, connection: Connection, **values: Any) -> set[UUID]:
+        """Write them; `values` are the other parameters. Returns the ids of those that were written."""
+        written = self.statement.run(connection, {**self.values, **values})
+        if self.tells:
+            return {row[0] for row in written.fetchall()}
+        return set(self.ids) if len(self.ids) > 1 or written.rowcount else set()
 
 
 class Rows:
@@ -32,19 +50,22 @@ class Rows:
     def write(self, connection: Connection, rows: Sequence[tuple[Any, ...]], **values: Any) -> set[UUID]:
         """Write these rows, at least one, each with another id; `values` are the other parameters.
 
-        Returns the ids of those that were written. For one row the number of them says it all.
+        Returns the ids of those that were written.
         """
+        return self.filled(rows).write(connection, **values)
+
+    def filled(self, rows: Sequence[tuple[Any, ...]]) -> Filled:
+        """The statement for these rows, at least one, each with another id; it needs no connection yet."""
+        ids = [row[0] for row in rows]
         if len(rows) == 1:
-            values.update(zip(self._kinds, rows[0], strict=True))
-            return {rows[0][0]} if self._statement(()).run(connection, values).rowcount else set()
-        varying = []
+            return Filled(self._statement(()), dict(zip(self._kinds, rows[0], strict=True)), ids, False)
+        values, varying = {}, []
         for (name, kind), column in zip(self._kinds.items(), zip(*rows, strict=True), strict=True):
             values[name] = first = column[0]
             if column.count(first) < len(column):
                 varying.append(name)
                 values[name] = _literal(_ELEMENTS[kind], column)
-        written = self._statement(tuple(varying)).run(connection, values)
-        return {row[0] for row in rows} if self._returning is None else {row[0] for row in written.fetchall()}
+        return Filled(self._statement(tuple(varying)), values, ids, self._returning is not None)
 
     def _statement(self, varying: tuple[str, ...]) -> Statement:
         statement = self._statements.get(varying)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from deliveries.store.rows import Birth, Claimed, Write
+from deliveries.store.rows import Birth, Claimed, Ready, Write
 
 
 class Backend(Protocol):
@@ -19,7 +19,10 @@ class Backend(Protocol):
     of authority (always on SQLite; in tests).
     """
 
-    def schedule(self, connection: Connection, births: Sequence[Birth], now: datetime | None) -> set[UUID]:
+    def ready(self, births: Sequence[Birth]) -> Ready:
+        """What can be done of their scheduling before it, and without a connection."""
+
+    def schedule(self, connection: Connection, ready: Ready, now: datetime | None) -> set[UUID]:
         """Insert deliveries whose key is free; returns the ids of those. One statement per chunk."""
 
     def claim(

@@ -26,6 +26,7 @@ from deliveries.store.rows import (
     WRITE_COLUMNS,
     Birth,
     Claimed,
+    Ready,
     Write,
     birth_row,
     claimed_of,
@@ -235,14 +236,20 @@ def _claimed(rows: Result) -> list[Claimed]:
 class PostgreSQL:
     """`Backend` for PostgreSQL."""
 
-    def schedule(self, connection: Connection, births: Sequence[Birth], now: datetime | None) -> set[UUID]:
-        created: set[UUID] = set()
+    def ready(self, births: Sequence[Birth]) -> Ready:
         # by key, so that two batches of the same keys wait for each other and never cross
         ordered = sorted(births, key=lambda birth: (birth.scheduled.key or "", birth.scheduled.tenant))
+        chunks = []
         for start in range(0, len(ordered), CHUNK):
             rows = [birth_row(birth) for birth in ordered[start : start + CHUNK]]
             statement = SCHEDULE_KEYLESS if ordered[start + len(rows) - 1].scheduled.key is None else SCHEDULE
-            created |= statement.write(connection, rows, now=now)
+            chunks.append(statement.filled(rows))
+        return Ready(births, chunks)
+
+    def schedule(self, connection: Connection, ready: Ready, now: datetime | None) -> set[UUID]:
+        created: set[UUID] = set()
+        for chunk in ready.form:
+            created |= chunk.write(connection, now=now)
         return created
 
     def claim(

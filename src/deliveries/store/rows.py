@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -36,6 +37,14 @@ class Birth(Struct, frozen=True, gc=False):
         """The event."""
         assert isinstance(self.change.event, Scheduled)
         return self.change.event
+
+
+class Ready(Struct, frozen=True, gc=False):
+    """Deliveries about to be scheduled, as a backend wants them."""
+
+    births: Sequence[Birth]
+    form: Sequence[Any] = ()
+    """The backend's own."""
 
 
 class Write(Struct, frozen=True, gc=False):

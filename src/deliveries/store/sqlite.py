@@ -26,6 +26,7 @@ from deliveries.store.rows import (
     CLAIM_COLUMNS,
     Birth,
     Claimed,
+    Ready,
     Write,
     birth_values,
     claimed_of,
@@ -162,9 +163,12 @@ LAST_POSITION = _sql("SELECT coalesce(max(position), 0) FROM delivery_events")
 class SQLite:
     """`Backend` for SQLite; every method wants a transaction that began IMMEDIATE."""
 
-    def schedule(self, connection: Connection, births: Sequence[Birth], now: datetime | None) -> set[UUID]:
-        rows = [_born(birth, now) for birth in births]
-        created = {birth.change.after.id for birth in births}
+    def ready(self, births: Sequence[Birth]) -> Ready:
+        return Ready(births)  # its rows hold the time at which they are written
+
+    def schedule(self, connection: Connection, ready: Ready, now: datetime | None) -> set[UUID]:
+        rows = [_born(birth, now) for birth in ready.births]
+        created = {birth.change.after.id for birth in ready.births}
         inserted = INSERT_DELIVERY.run_many(connection, rows)
         if inserted < len(rows):
             present = _versions(connection, created) if inserted else {}

@@ -32,7 +32,7 @@ from deliveries.store.evidence import Entry, add
 from deliveries.store.failures import is_serialization_failure
 from deliveries.store.postgresql import PostgreSQL
 from deliveries.store.reading import Reading
-from deliveries.store.rows import CLAIM_COLUMNS, Birth, Claimed, Contents, Write, claimed_of
+from deliveries.store.rows import CLAIM_COLUMNS, Birth, Claimed, Contents, Ready, Write, claimed_of
 from deliveries.store.schema import READY, Id, Instant, contents, deliveries, evidence
 from deliveries.store.sqlite import SQLite
 
@@ -162,19 +162,23 @@ class Store(Reading):
     # -- writing -------------------------------------------------------------------------------
 
     def schedule(self, connection: Connection, births: Sequence[Birth]) -> set[UUID]:
+        """As `write_down`, without anything done beforehand."""
+        return self.write_down(connection, self.backend.ready(births))
+
+    def write_down(self, connection: Connection, ready: Ready) -> set[UUID]:
         """Insert deliveries whose key is free; returns the ids of those.
 
         Raises: ConcurrentSchedule where the isolation level hides who took a key.
         """
         try:
-            created = self.backend.schedule(connection, births, self.deciding_now)
+            created = self.backend.schedule(connection, ready, self.deciding_now)
         except DBAPIError as error:
             error.hide_parameters = True
             if is_serialization_failure(error):
                 raise ConcurrentSchedule("a concurrent transaction took the same key") from error
             raise
         if self.observer is not None and created:
-            self.observer(connection, [one.change for one in births if one.change.after.id in created])
+            self.observer(connection, [one.change for one in ready.births if one.change.after.id in created])
         return created
 
     def append(self, connection: Connection, writes: Sequence[Write]) -> set[UUID]:
