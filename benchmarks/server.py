@@ -28,7 +28,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _STATEMENTS = """
 SELECT calls, total_exec_time * 1000 AS time, wal_bytes, rows, regexp_replace(query, '\\s+', ' ', 'g') AS text
 FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
-WHERE d.datname = current_database() AND query NOT LIKE '%pg\_%'
+WHERE d.datname = current_database() AND query NOT LIKE '%pg\\_%'
 ORDER BY total_exec_time DESC LIMIT 6
 """
 
