@@ -2,10 +2,10 @@
 
     python benchmarks/server.py [-n 10000] [--url postgresql+psycopg://...]
 
-`scheduled`: one by one, in transactions of psycopg's. `bulk`: by one `schedule_many`. `performed`: what
-bulk left, by a drain with 500 slots and a no-op. CPU is read from /proc, so the server must run here;
-statements are those of pg_stat_statements, where `shared_preload_libraries` has it. Without --url a server
-is started that has none.
+`business`: a row of the caller's, one transaction each. `scheduled`: the same with a debt. `bulk`: debts
+by one `schedule_many`. `performed`: what bulk left, by a drain with 500 slots and a no-op. CPU is read from
+/proc, so the server must run here; statements are those of pg_stat_statements, where
+`shared_preload_libraries` has it. Without --url a server is started that has none.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import psycopg
 
 from deliveries import Deliveries, Draft
 
+ORDER = "INSERT INTO business (v) VALUES (%s)"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STATEMENTS = """
 SELECT calls, total_exec_time * 1000 AS time, wal_bytes, rows, regexp_replace(query, '\\s+', ' ', 'g') AS text
@@ -116,20 +117,23 @@ def run(url: str, n: int) -> None:
     server = Server(plain)
     with psycopg.connect(plain) as connection:
 
-        def one() -> None:
-            with connection.transaction():
-                app.schedule(connection, "noop")
-
-        def some(number: int) -> None:
+        def business(number: int, owing: bool) -> None:
             for _ in range(number):
-                one()
+                with connection.transaction():
+                    connection.execute(ORDER, ("x" * 100,))
+                    if owing:
+                        app.schedule(connection, "noop")
 
         def bulk() -> None:
             with connection.transaction():
                 app.schedule_many(connection, "noop", [Draft() for _ in range(n)])
 
-        some(100)
-        measured(server, "scheduled", n // 5, lambda: some(n // 5))
+        connection.execute("CREATE TABLE business (id bigserial PRIMARY KEY, v text)")
+        connection.commit()
+        for owing in (False, True):
+            business(100, owing)
+            name = "scheduled" if owing else "business"
+            measured(server, name, n // 5, lambda owing=owing: business(n // 5, owing))
         app.drain({"noop": 500})
         measured(server, "bulk", n, bulk)
         measured(server, "performed", n, lambda: app.drain({"noop": 500}))

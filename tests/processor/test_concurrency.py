@@ -245,3 +245,19 @@ def test_who_stops_leaves_its_calling_to_the_others(app: Deliveries, idle_pair: 
     eventually(lambda: not one.is_alive)
     schedule(app)
     eventually(lambda: other.summary.attempted == 1)
+
+
+def test_who_drains_what_was_due_is_not_relied_on(app: Deliveries) -> None:
+    gate = Gate()
+    app.adapter("email")(gate)
+    schedule(app)
+    draining = threading.Thread(target=app.drain, args=({"email": 2},))
+    draining.start()
+    gate.wait_for()
+    with app.running({"email": 2}, poll=NEVER, sweep_every=NEVER, listen=False) as one:
+        eventually(lambda: one.is_idle)
+        schedule(app)
+        eventually(lambda: one.summary.attempted == 1)
+        gate.open()
+    draining.join(15)
+    assert not draining.is_alive()

@@ -401,7 +401,8 @@ class Processor:
             wake = monotonic + self._settings.retry_after(self._failures)
         if self._stop_at is not None:
             wake = min(wake, max(self._stop_at, monotonic + 0.01))
-        self.is_idle = len(free) == len(self._settings.queues) and not self._failures
+        all_free = bool(free) and len(free) == len(self._settings.queues)
+        self.is_idle = all_free and self._cutoff is None and not self._failures
         self._awake.wait(max(0.0, min(wake - monotonic, 60.0)))
         self.is_idle = False
         self._awake.clear()
