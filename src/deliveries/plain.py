@@ -7,6 +7,7 @@ and obey none of them. Each function takes a text for what it is and returns one
 from __future__ import annotations
 
 import html
+import json
 import re
 import unicodedata
 from collections.abc import Callable
@@ -31,6 +32,16 @@ def plain_lines(text: str) -> str:
 def escaped(text: str, escape: Callable[[str], str]) -> str:
     """`text` with `escape` of every character that is not printable; blanks of all widths are."""
     return _SUSPECT.sub(lambda found: _shown(found.group(), escape), text)
+
+
+def as_json(value: object) -> str:
+    """`value` as JSON. A lone surrogate, for a byte of a text that is none, is written as its escape."""
+    import msgspec
+
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
 
 
 def as_html(text: str) -> str:

@@ -4,6 +4,9 @@ Python's driver opens a transaction late: not before a SAVEPOINT, not before a S
 outer rollback could then leave a delivery behind. A configured engine lets SQLAlchemy say BEGIN,
 and says it IMMEDIATE, so that a transaction that reads first and writes later is never refused in
 the middle. It also sets WAL, `synchronous=FULL` (a commit survives a power cut) and a busy timeout.
+
+SQLite keeps a text that is no UTF-8, and the driver fails whatever is read beside it. Here each byte of
+such a text comes as a lone surrogate (PEP 383).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
@@ -31,11 +35,15 @@ _MARK = "deliveries.sqlite"
 _FILE = "deliveries.sqlite.file"
 
 
+_text = partial(str, encoding="utf-8", errors="surrogateescape")
+
+
 def configure(engine: Engine | AsyncEngine) -> None:
     """Make `engine` keep our promises: its own BEGIN IMMEDIATE, WAL, full synchronisation.
 
     Call it once, before the engine's first connection. Engines made by `Deliveries(url)` are
-    configured already; on other databases this does nothing. A session that only reads may say
+    configured already; on other databases this does nothing. Texts that are no UTF-8 are read with lone
+    surrogates in place of their bytes, yours too. A session that only reads may say
     `connection.execution_options(deliveries_read_only=True)` to not wait for writers.
 
     Raises: CallerError if the engine has connections already, or where SQLite is too old.
@@ -70,6 +78,8 @@ def check(connection: Connection) -> None:
 
 
 def _connect(dbapi_connection: Any, record: Any) -> None:
+    driver: Any = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+    driver.text_factory = _text
     dbapi_connection.isolation_level = None  # the driver begins nothing by itself any more
     cursor = dbapi_connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")

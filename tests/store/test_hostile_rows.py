@@ -38,7 +38,7 @@ from deliveries.store.schema import contents, deliveries, events, notes
 from deliveries.testing.examples import NOW, attempted, failed, held, scheduled, start
 from support import hostile
 from support.apps import RunningClock, assert_sound_stream, eventually, everything, stopped
-from support.hostile import LIVES, OF_ALL, Row, Subject, plant, told, unguarded, wrong
+from support.hostile import LIVES, Row, plant, unguarded
 
 LEASE = 60.0
 ASIDE = 3_600.0
@@ -115,7 +115,7 @@ def test_the_corpus_says_why_each_row_is_there() -> None:
     assert {row.table for row in rows} == {
         *("delivery_events", "deliveries", "delivery_contents", "delivery_notes", "delivery_evidence")
     }
-    assert {dialect for row in rows for dialect in (*row.refused, *row.open)} <= {"sqlite", "postgresql"}
+    assert {dialect for row in rows for dialect in row.refused} <= {"sqlite", "postgresql"}
     assert {row.life for row in rows} <= set(LIVES)
     assert {row.reads for row in rows} == {"corrupt", "other", "contents", "whole"}
 
@@ -191,7 +191,7 @@ def test_types_and_constraints_refuse_what_guards_do_not_look_at(app: Deliveries
 @pytest.fixture
 def planted(app: Deliveries, dialect: str) -> tuple[dict[UUID, Row], list[UUID]]:
     """A database with good deliveries among which every row of the corpus has befallen one."""
-    rows = [row for row in hostile.corpus(dialect) if dialect not in (*row.refused, *row.open)]
+    rows = [row for row in hostile.corpus(dialect) if dialect not in row.refused]
     good = live(app, ["pending"] * 100 + ["abandoned"] * 60 + ["held"] * 40)
     bad = dict(zip(live(app, [row.life for row in rows]), rows, strict=True))
     with app.engine.begin() as connection, unguarded(connection):
@@ -334,50 +334,6 @@ def statuses(app: Deliveries, ids: Sequence[UUID]) -> dict[str, int]:
         found = connection.execute(select(deliveries.c.id, deliveries.c.status)).all()
     wanted = set(ids)
     return Counter(row.status for row in found if row.id in wanted)
-
-
-# -- what the product does not bear yet ------------------------------------------------------------
-
-
-def unborne() -> list[Any]:
-    """One of each kind: the first of those that damage the same columns of the same table."""
-    kinds: dict[object, Any] = {}
-    for dialect in ("sqlite", "postgresql"):
-        for row in hostile.corpus(dialect):
-            if dialect in row.open:
-                mark = pytest.mark.xfail(strict=True, raises=AssertionError, reason=row.why)
-                kind = (dialect, row.table, *row.values(dialect))
-                kinds.setdefault(kind, pytest.param(dialect, row, id=f"{dialect} {row.name}", marks=mark))
-    return list(kinds.values())
-
-
-@pytest.mark.parametrize(("dialect", "row"), unborne(), scope="function")
-def test_a_row_that_readers_should_bear(
-    app: Deliveries, database_url: str, clock: RunningClock, row: Row
-) -> None:
-    assert trouble(app, database_url, clock, row) == []
-
-
-def trouble(app: Deliveries, url: str, clock: RunningClock, row: Row) -> list[str]:
-    """What one row does to its own readers, to those of everything, and to its neighbours' processor."""
-    (bad,) = live(app, [row.life])
-    good = live(app, ["pending", "abandoned", "held"])
-    damage(app, row, bad)
-    clock.advance(LEASE + 1)
-    subject = Subject(app, url)
-    found = wrong(row, subject, bad)
-    found += [f"{reader}: {what}" for reader in OF_ALL if (what := told(reader, subject, good[0])) != "read"]
-    try:
-        app.drain(patience=1)
-        clock.advance(2 * LEASE)
-        app.drain(patience=1)
-        app.perform(bad)
-    except DeliveriesError as error:
-        found += [] if isinstance(error, CorruptHistory) else [str(error)]
-    except Exception as error:
-        found.append(f"processor: {type(error).__name__}")
-    done = statuses(app, good)
-    return found + ([] if done == {"succeeded": 3} else [f"neighbours: {dict(done)}"])
 
 
 # -- any damage ------------------------------------------------------------------------------------

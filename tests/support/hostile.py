@@ -72,7 +72,6 @@ class Row:
     only: str | None = None
     refused: tuple[str, ...] = ()
     reads: str = "corrupt"
-    open: tuple[str, ...] = ()
 
     def values(self, dialect: str) -> dict[str, Any]:
         """The columns to write, in the corpus's notation."""

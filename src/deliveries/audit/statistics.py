@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 from deliveries.core.events import EVENTS, CancelRequested, Scheduled
 from deliveries.core.stream import Recorded
 from deliveries.errors import UnreadableEvent
+from deliveries.plain import plain
 from deliveries.store import statistics as rows
 from deliveries.store.positions import Entry
 
@@ -137,7 +138,8 @@ def tally(entries: Sequence[Entry], at_hand: Mapping[Place, Recorded]) -> dict[t
     """(channel, hour) -> what these events amount to. `at_hand`: those before them in their streams."""
     hours: dict[tuple[str, datetime], Hour] = {}
     for one in entries:
-        key = (one.channel or "", one.recorded_at.replace(minute=0, second=0, microsecond=0))
+        # a channel that is no text could not be written
+        key = (plain(one.channel or ""), one.recorded_at.replace(minute=0, second=0, microsecond=0))
         if (hour := hours.get(key)) is None:
             hour = hours[key] = Hour(channel=key[0], hour=key[1])
         name = COUNTED.get(one.type)

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from deliveries.plain import escaped, plain, plain_lines
+from deliveries.plain import as_json, escaped, plain, plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -34,10 +34,7 @@ def say(text: str) -> None:
 
 def data(value: Any) -> None:
     """One line of JSON to stdout, in UTF-8 whatever the locale says."""
-    import msgspec
-
-    line = msgspec.json.encode(value).decode()
-    line = escaped(line, _json_escape)
+    line = escaped(as_json(value), _json_escape)
     sys.stdout.flush()
     sys.stdout.buffer.write(line.encode() + b"\n")
     sys.stdout.buffer.flush()

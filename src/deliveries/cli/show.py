@@ -18,6 +18,7 @@ from deliveries.audit.trace import Link, Trace, drawn, line
 from deliveries.cli.output import plain, plain_lines
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.stream import Recorded
+from deliveries.plain import as_json
 from deliveries.queues import Queue
 from deliveries.store.suppressed import Suppression
 
@@ -229,19 +230,15 @@ def facts(body: bytes, without: frozenset[str] = frozenset()) -> Iterator[str]:
     """The body's fields but for digests and ids, which only a machine compares, and those in `without`."""
     for name, value in msgspec.json.decode(body).items():
         if name not in {"delivery_id", "payload_digest", "recipient_digest", "note", *without}:
-            yield f"{name} {value if isinstance(value, str) else _json(value)}"
+            yield f"{name} {value if isinstance(value, str) else as_json(value)}"
 
 
 def _value(value: object) -> Text:
     if isinstance(value, datetime):
         return Text(_time(value))
     if isinstance(value, (dict, list)):
-        return Text(plain_lines(msgspec.json.format(_json(value), indent=2)))
+        return Text(plain_lines(msgspec.json.format(as_json(value), indent=2)))
     return _text(", ".join(value) if isinstance(value, tuple) else str(value))
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def _note(note: str) -> Text:

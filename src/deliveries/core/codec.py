@@ -79,7 +79,7 @@ def stored_digest(
 
 def _head(name: str) -> tuple[Callable[..., bytes], bytes]:
     """How all that stands before a body is packed: digest, id, three numbers, name and length."""
-    kind = name.encode()
+    kind = name.encode(errors="surrogateescape")  # a text that is none counts as its bytes
     return struct.Struct(f">32s16sqqqI{len(kind)}sQ").pack, kind
 
 

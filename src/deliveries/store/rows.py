@@ -141,7 +141,20 @@ def _delivery_of(columns: Any, recipient: str | None = None, payload: Any = None
 
 def with_contents(delivery: Delivery, recipient: str | None, payload: str | None) -> Delivery:
     """`delivery` with what stands beside it; None where it was erased. Raises: CorruptHistory."""
-    return msgspec.structs.replace(delivery, recipient=recipient, payload=_payload(delivery.id, payload))
+    return msgspec.structs.replace(
+        delivery, recipient=_recipient(delivery.id, recipient), payload=_payload(delivery.id, payload)
+    )
+
+
+def _recipient(id: UUID, text: str | None) -> str | None:
+    try:
+        if text is not None and not text.isascii():
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise CorruptHistory(
+            f"the recipient of delivery {id} cannot be read: {type(error).__name__}"
+        ) from None
+    return text
 
 
 def _payload(id: UUID, text: str | None) -> Any:
@@ -155,7 +168,7 @@ def claimed_of(row: Any, now: datetime) -> Claimed:
     """A row of `CLAIM_COLUMNS`: a pending one is its fold, since the rules are frozen anew by `Attempted`."""
     recorded_at, digest, lookups, recipient, payload = row[_DELIVERY : _DELIVERY + 5]
     try:
-        delivery = _read(row, recipient, _payload(row[0], payload))
+        delivery = _read(row, _recipient(row[0], recipient), _payload(row[0], payload))
     except CorruptHistory as error:
         return Claimed(row[0], START, now, problem=str(error))
     return Claimed(delivery.id, Stream(delivery, digest, recorded_at), now, lookups)

@@ -190,28 +190,11 @@ def snapshot(store: Store) -> Iterator[Snapshot]:
     with contextlib.ExitStack() as stack:
         if store.engine.dialect.name == "sqlite":
             connection = stack.enter_context(store.reading())
-            stack.enter_context(_any_text(connection))
         else:
             level = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             connection = stack.enter_context(store.engine.execution_options(**level).connect())
             store.verify(connection)
         yield stack.enter_context(contextlib.closing(Snapshot(connection)))
-
-
-@contextmanager
-def _any_text(connection: Connection) -> Iterator[None]:
-    """Read texts of SQLite that are none: one of them must not fail whatever is read beside it."""
-    raw: Any = connection.connection.driver_connection
-    before = raw.text_factory
-    raw.text_factory = _text
-    try:
-        yield
-    finally:
-        raw.text_factory = before
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="surrogateescape")
 
 
 def _load_as_stored(cursor: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-import msgspec
 from msgspec import Struct
 
 from deliveries.audit.explain import pages, reasons
@@ -18,6 +17,7 @@ from deliveries.audit.explain.situation import Situation, beside
 from deliveries.audit.explain.timeline import Entry, entries, walk
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.stream import Recorded
+from deliveries.plain import as_json
 from deliveries.store.evidence import Evidence
 
 
@@ -103,10 +103,8 @@ def told(one: Evidence) -> str:
     """One line about a piece of evidence."""
     fact = one.fact
     if isinstance(fact, dict):
-        said = (f"{name} {value if isinstance(value, str) else _json(value)}" for name, value in fact.items())
+        said = (
+            f"{name} {value if isinstance(value, str) else as_json(value)}" for name, value in fact.items()
+        )
         fact = ", ".join(said)
     return f"{when(one.recorded_at)} {one.kind}" + (f": {fact}" if fact else "")
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
