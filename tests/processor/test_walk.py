@@ -83,6 +83,14 @@ def test_what_was_committed_just_now_is_never_passed_by() -> None:
 
 
 @pytest.mark.usefixtures("time")
+def test_what_a_walk_from_the_beginning_did_not_reach_is_not_known() -> None:
+    one = Walk()
+    one.walked([found(7)], False, LONG, from_the_beginning=True)
+    one.walked([found(0)], True, LONG, from_the_beginning=True)
+    assert one.floors() == [at(-60)] + [None] * 9
+
+
+@pytest.mark.usefixtures("time")
 def test_nothing_is_learnt_from_what_cannot_be_read() -> None:
     one = Walk()
     one.walked([found(problem="?")], True, LONG, from_the_beginning=True)
