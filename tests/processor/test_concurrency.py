@@ -261,3 +261,19 @@ def test_who_drains_what_was_due_is_not_relied_on(app: Deliveries) -> None:
         gate.open()
     draining.join(15)
     assert not draining.is_alive()
+
+
+def test_who_is_free_for_other_queues_only_is_not_relied_on(app: Deliveries) -> None:
+    gate = Gate()
+    app.adapter("email", queue="mail")(gate)
+    app.adapter("fax")(lambda delivery, attempt: None)
+    slots = {"mail": 1, "fax": 1}
+    with (
+        app.running(slots, poll=NEVER, sweep_every=NEVER, listen=False) as one,
+        app.running(slots, poll=NEVER, sweep_every=NEVER, listen=False) as other,
+    ):
+        eventually(lambda: one.is_idle and other.is_idle)
+        for number in (1, 2):
+            schedule(app)
+            eventually(lambda number=number: one.summary.attempted + other.summary.attempted == number)
+        gate.open()
