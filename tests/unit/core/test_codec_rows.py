@@ -326,6 +326,11 @@ def test_bytes_cannot_move_from_the_name_into_the_body() -> None:
     assert one != codec.digest(**PARTS)
 
 
+def test_two_names_that_are_no_text_have_two_digests() -> None:
+    one, other = (codec.digest(**(PARTS | {"name": name})) for name in ("\udcfe", "\udcff"))
+    assert len({one, other, codec.digest(**(PARTS | {"name": "?"}))}) == 3
+
+
 def test_instants_are_microseconds_since_the_epoch() -> None:
     assert codec.micros(datetime(1970, 1, 1, tzinfo=UTC)) == 0
     assert codec.micros(NOW) == 1_704_110_400_000_000
