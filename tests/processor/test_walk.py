@@ -182,7 +182,7 @@ def test_the_way_is_short_where_somebody_holds_a_snapshot(held: Any) -> None:
     with app.engine.begin() as connection:
         app.schedule_many(connection, "email", [Draft(n, due_at=past(1 - n / 9_000)) for n in range(3_000)])
     app.drain({"email": 500})
-    last = next(values for values in reversed(given) if values["floors"])
+    last = next(values for values in reversed(given) if values["floors"] != "{}")
 
     def pages(**values: Any) -> int:
         statement = text("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _claim())
@@ -190,7 +190,7 @@ def test_the_way_is_short_where_somebody_holds_a_snapshot(held: Any) -> None:
             (plan,) = connection.scalars(statement, last | values).one()
             return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
 
-    assert pages(floors=None) > 5 * pages() > 0
+    assert pages(floors="{}") > 5 * pages() > 0
 
 
 def _claim() -> str:

@@ -64,7 +64,7 @@ class Rows:
             values[name] = first = column[0]
             if column.count(first) < len(column):
                 varying.append(name)
-                values[name] = _literal(_ELEMENTS[kind], column)
+                values[name] = literal(kind, column)
         return Filled(self._statement(tuple(varying)), values, ids, self._returning is not None)
 
     def _statement(self, varying: tuple[str, ...]) -> Statement:
@@ -90,7 +90,9 @@ class Rows:
         return f"MATERIALIZED (SELECT {chosen} FROM unnest({arrays}) AS u({', '.join(varying)}))"
 
 
-def _literal(element: Callable[[Any], str], values: Sequence[Any]) -> str:
+def literal(kind: str, values: Sequence[Any]) -> str:
+    """An array of that type, as PostgreSQL writes it."""
+    element = _ELEMENTS[kind]
     return "{" + ",".join(["NULL" if value is None else element(value) for value in values]) + "}"
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from deliveries.errors import StandbyReader
-from deliveries.store.arrays import Rows
+from deliveries.store.arrays import Rows, literal
 from deliveries.store.ddl import SHIFT
 from deliveries.store.rows import (
     BIRTH_COLUMNS,
@@ -101,7 +101,7 @@ SELECT {_CLAIM_LIST}, {NOW} AS db_now
 FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
   SELECT * FROM deliveries d
   WHERE d.status = 'pending' AND d.queue = :queue AND d.priority = p.priority
-    AND {READY} >= coalesce((CAST(:floors AS timestamptz[]))[p.priority + 1], '-infinity')
+    AND {READY} >= coalesce((CAST(CAST(:floors AS text) AS timestamptz[]))[p.priority + 1], '-infinity')
     AND {READY} <= least(CAST(:cutoff AS timestamptz), {NOW})
     AND d.channel = ANY(CAST(:channels AS text[]))
   ORDER BY {READY} LIMIT :limit FOR UPDATE SKIP LOCKED) d
@@ -268,7 +268,8 @@ class PostgreSQL:
             "limit": limit,
             "now": now,
             "cutoff": cutoff,
-            "floors": floors,
+            # a text, whatever it says: for each type of a parameter the driver prepares the statement anew
+            "floors": literal("timestamptz", floors or ()),
         }
         return _claimed(CLAIM.run(connection, values))
 
