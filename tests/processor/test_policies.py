@@ -406,7 +406,7 @@ def test_a_late_answer_starts_nothing(
 ) -> None:
     """Its lease ran out, and another one's policy says no."""
     id = schedule(email).id
-    with email.running(poll=3_600) as processor:
+    with email.running(poll=3_600, listen=False) as processor:
         thinking.wait_for()
         clock.advance(3_600)
         other = second(email)
@@ -427,7 +427,7 @@ def test_a_lease_that_another_one_has_is_respected(
     gate = Gate()
     other = second(email, calls)
     policy(other, lambda delivery: gate() or Proceed(), timeout=30)
-    with email.running(poll=3_600) as first:  # which would else ask again itself
+    with email.running(poll=3_600, listen=False) as first:  # which would else ask again itself
         thinking.wait_for()
         clock.advance(3_600)
         with other.running():
