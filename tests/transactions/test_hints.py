@@ -94,6 +94,26 @@ def test_a_notification_for_what_was_rolled_back_does_no_harm_elsewhere(
     assert owed(scheduling) == ["owed"]
 
 
+@pytest.mark.parametrize("first_is", ["open", "closed"])
+def test_apps_that_share_an_engine_take_no_hint_from_each_other(
+    sqlite_url: str, apps: Apps, first_is: str
+) -> None:
+    """On SQLite nobody else could give one, and the processor does not poll."""
+    first = apps(sqlite_url)
+    first.adapter("email")(lambda delivery, attempt: None)
+    schedule(first)
+    first.drain()
+    second = Deliveries(first.engine)
+    if first_is == "closed":
+        first.close()
+    second.adapter("sms")(lambda delivery, attempt: None)
+    with second.running(poll=NEVER, sweep_every=NEVER) as processor:
+        eventually(lambda: processor.is_idle)
+        owed_here = schedule(second, "sms")
+        eventually(lambda: second.get(owed_here.id).is_terminal)
+    second.close()
+
+
 def test_a_hint_that_comes_while_another_is_sent_is_told(
     postgresql_url: str, apps: Apps, notified: Any
 ) -> None:

@@ -107,7 +107,8 @@ class Wakeup:
             self._open[id(plain)] = (weakref.ref(plain), queues, time.monotonic() + _OPEN_SECONDS)
             self._tell()
             return
-        connection.info[_HINT] = queues or connection.info.get(_HINT, False)
+        owed = connection.info.setdefault(_HINT, {})  # of each app that shares the engine
+        owed[self] = queues or owed.get(self, False)
         if connection.engine.pool not in self._engines:
             with self._lock:
                 if connection.engine.pool not in self._engines:
@@ -159,8 +160,8 @@ class Wakeup:
             self._notifier.join(timeout=5.0)
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
-        queues = record.info.pop(_HINT, None)
-        if queues is not None:
+        owed = record.info.get(_HINT)
+        if owed and (queues := owed.pop(self, None)) is not None:
             self.hint(queues=queues)
 
     def _start_notifier(self) -> None:
