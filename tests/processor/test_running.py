@@ -61,14 +61,15 @@ def test_it_stops_when_the_block_raises(app: Deliveries) -> None:
 
 
 def test_what_it_starts_it_ends(app: Deliveries) -> None:
+    others = set(threading.enumerate())
+
     def threads() -> list[str]:
-        ours = [thread.name for thread in threading.enumerate() if thread.name.startswith("deliveries-")]
+        ours = [one.name for one in set(threading.enumerate()) - others if one.name.startswith("deliveries-")]
         return [name for name in ours if name != "deliveries-notify"]
 
     @app.adapter("sms")
     async def sms(delivery: Any, attempt: Any) -> None: ...
 
-    eventually(lambda: not threads())
     with app.running():
         for id in [schedule(app).id, schedule(app, "sms").id]:
             eventually(lambda id=id: app.get(id).is_terminal)

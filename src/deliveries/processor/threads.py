@@ -43,11 +43,10 @@ class Threads:
         self._waiting.set()
 
     def close(self) -> None:
-        """Let idle threads end."""
+        """Let idle threads end, and those that are being made meanwhile."""
         self._closed = True
         self._waiting.set()
-        for _ in range(self._size):
-            self._calls.put(None)
+        self._calls.put(None)
 
     def _grow(self, more: int) -> None:
         for _ in range(more):
@@ -70,7 +69,7 @@ class Threads:
         while True:
             call = self._calls.get()
             if call is None:
-                return
+                return self._calls.put(None)  # for the next: nobody knows how many there are
             self._taken += 1  # two at once may count one: it is a pace, not an account
             self._run(call)
             self._done(call)

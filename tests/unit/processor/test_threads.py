@@ -79,13 +79,29 @@ def test_threads_are_kept(threads: Threads, crowd: Crowd) -> None:
 
 
 def test_closing_ends_idle_threads(crowd: Crowd) -> None:
-    before = threading.active_count()
+    others = set(threading.enumerate())
     threads = Threads(crowd.run, crowd.over)
     crowd.submit(threads, [lambda: None])
     assert crowd.all_done.wait(30)
-    started = [one for one in threading.enumerate() if one.name in ("deliveries-adapter", "deliveries-pacer")]
     threads.close()
-    for one in started:
-        one.join(10)
-    assert not any(one.is_alive() for one in started)
-    assert threading.active_count() <= before
+    assert all_end(others)
+
+
+@pytest.mark.parametrize("head_start", [0, 0.001, 0.003, 0.01])
+def test_closing_ends_threads_that_are_made_meanwhile(crowd: Crowd, head_start: float) -> None:
+    others = set(threading.enumerate())
+    free = threading.Event()
+    threads = Threads(crowd.run, crowd.over)
+    crowd.submit(threads, [lambda: free.wait(30)] * 200)
+    free.wait(head_start)
+    threads.close()
+    free.set()
+    assert crowd.all_done.wait(30)
+    assert all_end(others)
+
+
+def all_end(others: set[threading.Thread]) -> bool:
+    """Every thread that has come since ends; what other tests left behind is not ours."""
+    for one in (ours := set(threading.enumerate()) - others):
+        one.join(30)
+    return not any(one.is_alive() for one in ours)
