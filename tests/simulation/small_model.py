@@ -2,8 +2,9 @@
 
 Every interleaving of the processors' steps with a crash, a cancel, a sweep, a lost answer to a commit
 and the passing of leases, on the store's real code. A state is what can still matter: the stream,
-the row, what each processor holds in memory, and the misfortunes left. States that were seen before
-are not explored again, so the search ends, and what it has not found is not there.
+the row, what each processor holds in memory, and the misfortunes left; the two processors may change
+places. States that were seen before are not explored again, so the search ends, and what it has not
+found is not there.
 """
 
 from __future__ import annotations
@@ -164,10 +165,11 @@ class SmallWorld:
             (one.type, getattr(one.event, "attempt", None), getattr(one.event, "cause", None))
             for one in record
         )
-        leased = self.names.get(row.lease_owner)
         times = self._left(row.lease_until), self._left(row.due_at), self._left(row.lookup_at)
-        workers = tuple(map(self._memory, self.workers))
-        return (stream, row.status, leased, times, facts, workers, self.luck), record, row
+        # which of the two is which does not matter
+        leased = self.names.get(row.lease_owner)
+        workers = [(number == leased, self._memory(worker)) for number, worker in enumerate(self.workers)]
+        return (stream, row.status, times, facts, *sorted(workers, key=repr), self.luck), record, row
 
     def _left(self, at: datetime | None) -> int | None:
         """Whole seconds until then; what is over is over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,6 +103,11 @@ def test_closing_ends_threads_that_are_made_meanwhile(crowd: Crowd, head_start: 
 
 def all_end(others: set[threading.Thread]) -> bool:
     """Every thread that has come since ends; what other tests left behind is not ours."""
-    for one in (ours := set(threading.enumerate()) - others):
-        one.join(30)
-    return not any(one.is_alive() for one in ours)
+    until = time.monotonic() + 30
+    while alive := set(threading.enumerate()) - others:
+        if time.monotonic() > until:
+            return False
+        for one in alive:
+            if one.ident is not None:  # it has begun
+                one.join(1)
+    return True
