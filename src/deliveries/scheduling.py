@@ -38,7 +38,7 @@ MAX_TAGS = 20
 MAX_TAG = 100
 
 
-class Draft(Struct, frozen=True):
+class Draft(Struct, frozen=True, gc=False):
     """One delivery to be scheduled.
 
     `payload` is a JSON value, a msgspec Struct or a dataclass. Of `due_at` (an aware datetime) and

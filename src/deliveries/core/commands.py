@@ -16,7 +16,7 @@ from deliveries.core.notes import Note
 from deliveries.core.outcomes import Outcome
 
 
-class Command(Struct, frozen=True, kw_only=True):
+class Command(Struct, frozen=True, kw_only=True, gc=False):
     """Base of all commands."""
 
     now: datetime

@@ -76,8 +76,8 @@ class Call:
     """How many batches left its outcome out, since somebody held the row or had moved it on."""
     tried: Change | None = None
     """What was last written for this call alone, if it was: its commit's answer may have been lost."""
-    heard: dict[str, datetime] = field(default_factory=dict)
-    """What was first found to be late, and when: the same each time it is written."""
+    heard: dict[str, datetime] | None = None
+    """What was first found to be late, and when: the same each time it is written; None: nothing."""
     reporting: commands.Command | None = field(default=None, repr=False)
     """The report, once made: it must not change when it is written again."""
 
@@ -167,8 +167,10 @@ class Call:
                 note=note,
                 error_type=words.error_type,
             )
-        still_running = not self.returned and self.cause == "timeout"
-        left = max(0.0, self.lease_until - ticks.monotonic())
+        not_before = None
+        if self.cause == "timeout" and not self.returned:  # it is still running
+            left = max(0.0, self.lease_until - ticks.monotonic())
+            not_before = now + timedelta(seconds=left + self.margin)
         return commands.Report(
             now=now,
             attempt=number,
@@ -177,7 +179,7 @@ class Call:
             error_type=words.error_type,
             note=note,
             retry_in=words.retry_in,
-            not_before=now + timedelta(seconds=left + self.margin) if still_running else None,
+            not_before=not_before,
         )
 
     def _words(self) -> Words:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Sequence
 
 from deliveries.processor import ticks
 from deliveries.processor.call import Call
@@ -17,20 +18,26 @@ LOOP_MARGIN_SECONDS = 1.0
 
 
 class Deadlines:
-    """A heap of calls by the moment at which they are given up."""
+    """A heap of calls by the moment at which they are given up; those that began together are one entry."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Call]] = []
+        self._heap: list[tuple[float, int, list[Call]]] = []
         self._order = itertools.count()
-        self._room = 64
+        self._held, self._room = 0, 64
 
-    def add(self, call: Call) -> None:
-        """Watch `call` from now on."""
-        self._push(call, ticks.monotonic())
+    def add(self, calls: Sequence[Call]) -> None:
+        """Watch these from now on."""
+        self._make_room(len(calls))
+        groups: dict[float, list[Call]] = {}
+        for call in calls:
+            groups.setdefault(_allowed(call), []).append(call)
+        now = ticks.monotonic()
+        for allowed, group in groups.items():
+            self._push(now + allowed, group)
 
     def next(self) -> float:
         """When to look again, monotonic seconds; infinity without a call."""
-        while self._heap and _is_over(self._heap[0][2]):
+        while self._heap and _are_over(self._heap[0][2]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else float("inf")
 
@@ -39,23 +46,39 @@ class Deadlines:
         passed = []
         now = ticks.monotonic()
         while self.next() <= now:
-            call = heapq.heappop(self._heap)[2]
-            if not call.entered or call.entered_at + self._allowed(call) > now:
-                self._push(call, max(call.entered_at, now - self._allowed(call) + 0.01))
-            else:
-                passed.append(call)
+            for call in heapq.heappop(self._heap)[2]:
+                if _is_over(call):
+                    continue
+                if not call.entered or call.entered_at + _allowed(call) > now:
+                    self._push(max(call.entered_at + _allowed(call), now + 0.01), [call])
+                else:
+                    passed.append(call)
         return passed
 
-    def _push(self, call: Call, since: float) -> None:
-        if len(self._heap) >= self._room:  # those that are over wait behind one that is not: forget them
-            self._heap = [entry for entry in self._heap if not _is_over(entry[2])]
-            heapq.heapify(self._heap)
-            self._room = 2 * len(self._heap) + 64
-        heapq.heappush(self._heap, (since + self._allowed(call), next(self._order), call))
+    def _push(self, until: float, calls: list[Call]) -> None:
+        heapq.heappush(self._heap, (until, next(self._order), calls))
 
-    @staticmethod
-    def _allowed(call: Call) -> float:
-        return call.timeout + (LOOP_MARGIN_SECONDS if call.is_async else 0.0)
+    def _make_room(self, more: int) -> None:
+        """Those that are over wait behind one that is not: forget them before they are too many."""
+        self._held += more
+        if self._held > self._room:
+            left = [
+                (at, order, [call for call in calls if not _is_over(call)]) for at, order, calls in self._heap
+            ]
+            self._heap = [entry for entry in left if entry[2]]
+            heapq.heapify(self._heap)
+            self._held = more + sum(len(calls) for _, _, calls in self._heap)
+            self._room = 2 * self._held + 64
+
+
+def _allowed(call: Call) -> float:
+    return call.timeout + (LOOP_MARGIN_SECONDS if call.is_async else 0.0)
+
+
+def _are_over(calls: list[Call]) -> bool:
+    while calls and _is_over(calls[-1]):
+        calls.pop()
+    return not calls
 
 
 def _is_over(call: Call) -> bool:

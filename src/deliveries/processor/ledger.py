@@ -191,7 +191,7 @@ class Ledger:
 
     def _write(self, call: Call, change: Change) -> Write:
         """`change` with its columns; nobody asks what became of a call while it still runs."""
-        write, report = self._store.write_of(change), call.command(self._now())
+        write, report = self._store.write_of(change), call.reporting
         if write.lookup_seconds is not None and isinstance(report, c.Report) and report.not_before:
             left = (report.not_before - self._now()).total_seconds()
             write = msgspec.structs.replace(write, lookup_seconds=max(left, write.lookup_seconds))
@@ -248,8 +248,9 @@ class Ledger:
     def _keep(self, connection: Connection, call: Call, said: str) -> None:
         """Keep a report that came too late: a fact that changes nothing."""
         fact = {"attempt": call.delivery.attempt, "said": said}
-        self._summary.late += said not in call.heard
-        at = call.heard.setdefault(said, self._now())
+        heard = call.heard = call.heard or {}
+        self._summary.late += said not in heard
+        at = heard.setdefault(said, self._now())
         self._store.add_evidence(connection, call.delivery.id, "late_report", fact, at)
 
 

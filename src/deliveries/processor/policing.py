@@ -139,8 +139,7 @@ class Policing:
     def _submit(self, asks: Sequence[Ask]) -> None:
         if asks and self._executor is None:
             self._executor = Executor(self._returned)
-        for ask in asks:
-            self._deadlines.add(ask)
+        self._deadlines.add(asks)
         if self._executor is not None:
             self._executor.submit(asks)
 

@@ -319,9 +319,8 @@ class Processor:
 
     def _launch(self, calls: list[Call]) -> None:
         self._claims.occupy(calls)
-        for call in calls:
-            self._calls[id(call)] = call
-            self._deadlines.add(call)
+        self._calls |= {id(call): call for call in calls}
+        self._deadlines.add(calls)
         self._executor.submit(calls)
 
     def _returned(self, call: Call) -> None:

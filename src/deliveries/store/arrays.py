@@ -25,14 +25,15 @@ class Filled(Struct, frozen=True, gc=False):
     values: Mapping[str, Any]
     ids: Sequence[UUID]
     tells: bool
-    """Whether it says which were written; for one row the number of them says it all."""
+    """Whether it says which were written, where not all were."""
 
     def write(self, connection: Connection, **values: Any) -> set[UUID]:
         """Write them; `values` are the other parameters. Returns the ids of those that were written."""
         written = self.statement.run(connection, {**self.values, **values})
-        if self.tells:
-            return {row[0] for row in written.fetchall()}
-        return set(self.ids) if len(self.ids) > 1 or written.rowcount else set()
+        if written.rowcount == len(self.ids):  # as nearly always: nobody need read which
+            written.close()
+            return set(self.ids)
+        return {row[0] for row in written.fetchall()} if self.tells else set()
 
 
 class Rows:

@@ -85,7 +85,7 @@ SCHEDULE = _scheduling(f"{_UNLESS_TAKEN} RETURNING id", "u JOIN d USING (id)", "
 # Without a key there is nothing to collide with: three inserts need not ask one another, nor tell us.
 SCHEDULE_KEYLESS = _scheduling("", "u", None)
 
-_INSTANTS = [place for place, column in enumerate(CLAIM_COLUMNS) if isinstance(column.type, Instant)] + [-1]
+_INSTANTS = [place for place, column in enumerate(CLAIM_COLUMNS) if isinstance(column.type, Instant)]
 
 # Priority by priority, so that each is one range of the index (queue, priority, READY): a million
 # deliveries of tomorrow in priority 0 are never walked to find one of today in priority 1. The
@@ -223,13 +223,14 @@ def _alike(rows: list[tuple[Any, ...]]) -> Iterable[list[tuple[Any, ...]]]:
 
 def _claimed(rows: Result) -> list[Claimed]:
     """Rows of `CLAIM_COLUMNS` and the database's now, with times in UTC, whatever the session's zone is."""
-    found = []
+    found, now = [], None
     for row in rows.fetchall():
         columns = list(row)
         for place in _INSTANTS:
             if (instant := columns[place]) is not None:
                 columns[place] = instant.astimezone(UTC)
-        found.append(claimed_of(columns, columns[-1]))
+        now = now or columns[-1].astimezone(UTC)  # one statement has one present
+        found.append(claimed_of(columns, now))
     return found
 
 

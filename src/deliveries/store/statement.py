@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, text
 
 from deliveries.store.borrowed import borrowed
 
 
 class Result(Protocol):
-    """What a statement left: rows as sequences, and how many were written."""
+    """What a statement left: rows as the driver makes them, and how many were written."""
 
     @property
     def rowcount(self) -> int:
@@ -25,6 +25,30 @@ class Result(Protocol):
 
     def fetchall(self) -> Sequence[Any]:
         """The rows that are left."""
+
+    def close(self) -> object:
+        """The rows that are left are not wanted."""
+
+
+class _Bare:
+    """What SQLAlchemy has of a statement, without an object of its own around each row.
+
+    They were a tenth of what a claim costs its client, and are looked through by every collection of
+    garbage while a batch lasts.
+    """
+
+    def __init__(self, result: CursorResult[Any]) -> None:
+        self._result = result
+        self.close = result.close
+
+    @property
+    def rowcount(self) -> int:
+        return self._result.rowcount
+
+    def fetchall(self) -> Sequence[Any]:
+        result = self._result
+        rows: Sequence[Any] = result.cursor_strategy.fetchall(result, result.cursor)
+        return rows
 
 
 class Statement:
@@ -46,5 +70,5 @@ class Statement:
             result: Result = lent.run(sql, values, dialect)
             return result
         if positions is None:
-            return connection.exec_driver_sql(sql, values)
-        return connection.exec_driver_sql(sql, tuple(values[name] for name in positions))
+            return _Bare(connection.exec_driver_sql(sql, values))
+        return _Bare(connection.exec_driver_sql(sql, tuple(values[name] for name in positions)))
