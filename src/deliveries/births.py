@@ -46,8 +46,10 @@ def bear_many(store: Store, connection: Connection, debts: Sequence[Debt]) -> li
 
     In the order of `debts`. Raises: as `bear`.
     """
-    # by key, so that two callers with the same keys wait for each other and never cross
-    order = sorted(range(len(debts)), key=lambda place: (debts[place].key or "", debts[place].tenant))
+    order: Sequence[int] = range(len(debts))
+    if any(debt.key is not None for debt in debts):
+        # by key, so that two callers with the same keys wait for each other and never cross
+        order = sorted(order, key=lambda place: (debts[place].key or "", debts[place].tenant))
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     made = (Litter.of(store, [born(debts[place]) for place in batch]) for batch in batches)
     found: dict[int, Delivery] = {}

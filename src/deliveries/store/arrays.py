@@ -28,16 +28,16 @@ class Filled(Struct, frozen=True, gc=False):
     """Whether it says which were written, where not all were."""
 
     def write(self, connection: Connection, **values: Any) -> set[UUID]:
-        """Write them; `values` are the other parameters. Returns the ids of those that were written."""
+        """Write them; `values` are the other parameters. Returns the ids of those that were left out."""
         written = self.statement.run(connection, {**self.values, **values})
         if written.rowcount == len(self.ids):  # as nearly always: nobody need read which
             written.close()
-            return set(self.ids)
-        return {row[0] for row in written.fetchall()} if self.tells else set()
+            return set()
+        return set(self.ids).difference(row[0] for row in written.fetchall()) if self.tells else set(self.ids)
 
 
 class Rows:
-    """A statement that writes rows, and says which.
+    """A statement that writes rows, and says which, so that those that it left out are known.
 
     In `sql`, `WITH u AS {rows}` gives the rows that it is run for; `returning`: the id of each that was
     written, None where no row can be left out. `kinds`: column -> type, in the order in which rows have
@@ -51,7 +51,7 @@ class Rows:
     def write(self, connection: Connection, rows: Sequence[tuple[Any, ...]], **values: Any) -> set[UUID]:
         """Write these rows, at least one, each with another id; `values` are the other parameters.
 
-        Returns the ids of those that were written.
+        Returns the ids of those that were left out.
         """
         return self.filled(rows).write(connection, **values)
 
@@ -63,7 +63,7 @@ class Rows:
         values, varying = {}, []
         for (name, kind), column in zip(self._kinds.items(), zip(*rows, strict=True), strict=True):
             values[name] = first = column[0]
-            if column.count(first) < len(column):
+            if column[-1] != first or column.count(first) < len(column):  # the last one often says it
                 varying.append(name)
                 values[name] = literal(kind, column)
         return Filled(self._statement(tuple(varying)), values, ids, self._returning is not None)

@@ -10,12 +10,13 @@ frozen at the start of the caller's transaction, as `now()` is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Column, Connection, text
 
+from deliveries.core import codec
 from deliveries.errors import StandbyReader
 from deliveries.store.arrays import Rows, literal
 from deliveries.store.ddl import SHIFT
@@ -85,19 +86,27 @@ SCHEDULE = _scheduling(f"{_UNLESS_TAKEN} RETURNING id", "u JOIN d USING (id)", "
 # Without a key there is nothing to collide with: three inserts need not ask one another, nor tell us.
 SCHEDULE_KEYLESS = _scheduling("", "u", None)
 
+_EPOCH = codec.instant(0)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
+"""Adding what has passed since makes an aware instant in a fifth of the time that `replace` takes."""
 _INSTANTS = [place for place, column in enumerate(CLAIM_COLUMNS) if isinstance(column.type, Instant)]
 
+
+def _claim_column(column: Column[Any]) -> str:
+    """As selected: an instant without its zone, in UTC, costs a driver half of what it costs with one."""
+    if column.table.name == "delivery_contents":
+        return f"c.{column.name}"
+    return f"d.{column.name}" + (" AT TIME ZONE 'UTC'" if isinstance(column.type, Instant) else "")
+
+
+_CLAIM_LIST = ", ".join((*map(_claim_column, CLAIM_COLUMNS), f"{NOW} AT TIME ZONE 'UTC' AS db_now"))
 # Priority by priority, so that each is one range of the index (queue, priority, READY): a million
 # deliveries of tomorrow in priority 0 are never walked to find one of today in priority 1. The
 # inner LIMITs keep the planner from joining the whole of delivery_contents.
-_CLAIM_LIST = ", ".join(
-    f"c.{column.name}" if column.table.name == "delivery_contents" else f"d.{column.name}"
-    for column in CLAIM_COLUMNS
-)
 _CONTENTS = """LEFT JOIN LATERAL (
   SELECT recipient, payload FROM delivery_contents WHERE delivery_id = d.id LIMIT 1) c ON true"""
 CLAIM = Statement(f"""
-SELECT {_CLAIM_LIST}, {NOW} AS db_now
+SELECT {_CLAIM_LIST}
 FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
   SELECT * FROM deliveries d
   WHERE d.status = 'pending' AND d.queue = :queue AND d.priority = p.priority
@@ -170,7 +179,7 @@ WITH due AS (
 d AS (
   UPDATE deliveries SET lookups = lookups + 1, lookup_at = {NOW} + make_interval(secs => :lease)
   WHERE id IN (SELECT id FROM due) RETURNING *)
-SELECT {_CLAIM_LIST}, {NOW} AS db_now FROM d {_CONTENTS}
+SELECT {_CLAIM_LIST} FROM d {_CONTENTS}
 """)
 
 NEXT_LOOKUP = text(f"""
@@ -222,14 +231,14 @@ def _alike(rows: list[tuple[Any, ...]]) -> Iterable[list[tuple[Any, ...]]]:
 
 
 def _claimed(rows: Result) -> list[Claimed]:
-    """Rows of `CLAIM_COLUMNS` and the database's now, with times in UTC, whatever the session's zone is."""
+    """Rows of `_CLAIM_LIST`: those of `CLAIM_COLUMNS`, and the database's present, one for a statement."""
     found, now = [], None
     for row in rows.fetchall():
         columns = list(row)
         for place in _INSTANTS:
             if (instant := columns[place]) is not None:
-                columns[place] = instant.astimezone(UTC)
-        now = now or columns[-1].astimezone(UTC)  # one statement has one present
+                columns[place] = _EPOCH + (instant - _NAIVE_EPOCH)
+        now = now or _EPOCH + (columns[-1] - _NAIVE_EPOCH)
         found.append(claimed_of(columns, now))
     return found
 
@@ -238,8 +247,10 @@ class PostgreSQL:
     """`Backend` for PostgreSQL."""
 
     def ready(self, births: Sequence[Birth]) -> Ready:
-        # by key, so that two batches of the same keys wait for each other and never cross
-        ordered = sorted(births, key=lambda birth: (birth.scheduled.key or "", birth.scheduled.tenant))
+        ordered = births
+        if any(birth.scheduled.key is not None for birth in births):
+            # by key, so that two batches of the same keys wait for each other and never cross
+            ordered = sorted(births, key=lambda birth: (birth.scheduled.key or "", birth.scheduled.tenant))
         chunks = []
         for start in range(0, len(ordered), CHUNK):
             rows = [birth_row(birth) for birth in ordered[start : start + CHUNK]]
@@ -248,9 +259,9 @@ class PostgreSQL:
         return Ready(births, chunks)
 
     def schedule(self, connection: Connection, ready: Ready, now: datetime | None) -> set[UUID]:
-        created: set[UUID] = set()
+        created = {birth.change.after.id for birth in ready.births}
         for chunk in ready.form:
-            created |= chunk.write(connection, now=now)
+            created -= chunk.write(connection, now=now)
         return created
 
     def claim(
@@ -284,9 +295,9 @@ class PostgreSQL:
             other = first.setdefault(row[0], row)
             if row[1] < other[1]:  # of several events for one delivery the lowest version counts: the
                 first[row[0]] = row  # next one was decided from a state to come
-        written: set[UUID] = set()
+        written = set(first)
         for batch in _alike(list(first.values())):
-            written |= APPEND.write(connection, batch, now=now)
+            written -= APPEND.write(connection, batch, now=now)
         return written
 
     def expired(self, connection: Connection, limit: int, now: datetime | None) -> list[UUID]:
@@ -326,7 +337,7 @@ class PostgreSQL:
         now: datetime | None,
     ) -> set[UUID]:
         rows = list(zip(ids, seconds, strict=True))
-        return RENEW.write(connection, rows, owner=owner, now=now)
+        return set(ids) - RENEW.write(connection, rows, owner=owner, now=now)
 
     def safe_position(self, connection: Connection) -> int:
         standby, last = connection.execute(LAST_POSITION).one()
