@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, CursorResult, bindparam, text
+from sqlalchemy import Connection, bindparam, text
 
 from deliveries.core.codec import instant, micros
 from deliveries.store.rows import (
@@ -33,6 +33,7 @@ from deliveries.store.rows import (
     write_values,
 )
 from deliveries.store.schema import READY, Id, Instant, contents, deliveries, events, notes
+from deliveries.store.statement import Bare, Result
 
 _BINDS = {
     column.name: column.type for table in (notes, contents, events, deliveries) for column in table.c
@@ -63,9 +64,9 @@ class Plain:
         names = re.findall(r":(\w+)", sql)
         self._values = itemgetter(*names) if len(names) > 1 else lambda values: (values[names[0]],)
 
-    def run(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> Result:
         """Run it once."""
-        return connection.exec_driver_sql(self.sql, self._values(values))
+        return Bare(connection.exec_driver_sql(self.sql, self._values(values)))
 
     def run_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> int:
         """Run it for each of `rows`, of which there is one at least; returns how many rows it wrote."""
@@ -308,7 +309,7 @@ def _found(row: Any) -> list[Any]:
 def _versions(connection: Connection, ids: Iterable[UUID]) -> dict[str, int]:
     """Which of these are there, by their digits, and how far each stream is."""
     found = VERSIONS.run(connection, {"ids": _json(ids)})
-    return {row.id: row.version for row in found.fetchall()}
+    return dict(found.fetchall())
 
 
 def _given(now: datetime | None) -> datetime:

@@ -30,7 +30,7 @@ class Result(Protocol):
         """The rows that are left are not wanted."""
 
 
-class _Bare:
+class Bare:
     """What SQLAlchemy has of a statement, without an object of its own around each row.
 
     They were a tenth of what a claim costs its client, and are looked through by every collection of
@@ -70,5 +70,5 @@ class Statement:
             result: Result = lent.run(sql, values, dialect)
             return result
         if positions is None:
-            return _Bare(connection.exec_driver_sql(sql, values))
-        return _Bare(connection.exec_driver_sql(sql, tuple(values[name] for name in positions)))
+            return Bare(connection.exec_driver_sql(sql, values))
+        return Bare(connection.exec_driver_sql(sql, tuple(values[name] for name in positions)))
