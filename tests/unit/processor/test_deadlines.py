@@ -15,7 +15,9 @@ from deliveries.processor.deadlines import LOOP_MARGIN_SECONDS, Deadlines
 class Call:
     """What a deadline looks at."""
 
-    def __init__(self, timeout: float = 10.0, *, entered_at: float | None = None, is_async: bool = False) -> None:
+    def __init__(
+        self, timeout: float = 10.0, *, entered_at: float | None = None, is_async: bool = False
+    ) -> None:
         self.timeout, self.is_async = timeout, is_async
         self.entered, self.entered_at = entered_at is not None, entered_at or 0.0
         self.reported = self.returned = False
