@@ -1,4 +1,4 @@
-"""When a call is given up: each by its own timeout, counted from where it was entered; none is kept for long."""
+"""When a call is given up: by its own timeout, counted from where it was entered; none is kept for long."""
 
 from __future__ import annotations
 
