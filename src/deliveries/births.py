@@ -15,8 +15,10 @@ from deliveries.scheduling import Debt, born
 from deliveries.store.rows import Birth, Contents, Ready, with_contents
 from deliveries.store.store import Store
 
-BATCH = 2_000
-"""Deliveries that are made and written at a time."""
+FIRST, MOST = 500, 2_000
+"""Deliveries that are made and written at a time: few at first, so that the database soon has work,"""
+GROWTH = 1.25
+"""and more each time, since they are made in less time than those before them are written in."""
 
 T = TypeVar("T")
 
@@ -25,7 +27,7 @@ class Litter(Struct, frozen=True, gc=False):
     """Deliveries about to be born together: all that can be done of it without a connection."""
 
     ready: Ready
-    newborns: Sequence[Delivery]
+    newborns: list[Delivery]
 
     @classmethod
     def of(cls, store: Store, births: Sequence[Birth]) -> Litter:
@@ -50,7 +52,7 @@ def bear_many(store: Store, connection: Connection, debts: Sequence[Debt]) -> li
     if any(debt.key is not None for debt in debts):
         # by key, so that two callers with the same keys wait for each other and never cross
         order = sorted(order, key=lambda place: (debts[place].key or "", debts[place].tenant))
-    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    batches = list(_batches(order))
     made = (Litter.of(store, [born(debts[place]) for place in batch]) for batch in batches)
     found: dict[int, Delivery] = {}
     for batch, litter in zip(batches, _ahead(made) if len(batches) > 1 else made, strict=True):
@@ -59,14 +61,23 @@ def bear_many(store: Store, connection: Connection, debts: Sequence[Debt]) -> li
 
 
 def _bear(store: Store, connection: Connection, litter: Litter) -> list[Delivery]:
-    births = litter.ready.births
     created = store.write_down(connection, litter.ready)
+    if len(created) == len(litter.newborns):  # as nearly always: the database is waiting for the next ones
+        return litter.newborns
+    births = litter.ready.births
     keys = dict.fromkeys(key_of(birth) for birth in births if birth.change.after.id not in created)
     owners = store.by_key(connection, list(keys)) if keys else {}
     return [
         one if one.id in created else same_debt(birth, owners.get(key_of(birth)))
         for birth, one in zip(births, litter.newborns, strict=True)
     ]
+
+
+def _batches(order: Sequence[int]) -> Iterator[Sequence[int]]:
+    start, size = 0, float(FIRST)
+    while start < len(order):
+        yield order[start : start + int(size)]
+        start, size = start + int(size), min(size * GROWTH, MOST)
 
 
 def _ahead(made: Iterator[T]) -> Iterator[T]:

@@ -28,7 +28,7 @@ def test_ten_thousand_without_ten_thousand_round_trips(app: Deliveries) -> None:
     schedule(app, key="warm-up")
     with app.engine.begin() as connection, statements(app.engine) as seen:
         made = app.schedule_many(connection, "email", drafts)
-    assert len(seen) <= 20
+    assert len(seen) <= 30  # nine batches, each of one statement or three
     assert [delivery.payload["n"] for delivery in made] == list(range(10_000))
     assert len({delivery.id for delivery in made}) == 10_000
     assert all(delivery.created for delivery in made)

@@ -31,6 +31,7 @@ from deliveries.store.rows import (
     Write,
     birth_row,
     claimed_of,
+    ids_of,
     write_row,
 )
 from deliveries.store.schema import READY, Instant
@@ -256,10 +257,10 @@ class PostgreSQL:
             rows = [birth_row(birth) for birth in ordered[start : start + CHUNK]]
             statement = SCHEDULE_KEYLESS if ordered[start + len(rows) - 1].scheduled.key is None else SCHEDULE
             chunks.append(statement.filled(rows))
-        return Ready(births, chunks)
+        return Ready(births, ids_of(births), chunks)
 
     def schedule(self, connection: Connection, ready: Ready, now: datetime | None) -> set[UUID]:
-        created = {birth.change.after.id for birth in ready.births}
+        created = set(ready.ids)
         for chunk in ready.form:
             created -= chunk.write(connection, now=now)
         return created

@@ -43,8 +43,14 @@ class Ready(Struct, frozen=True, gc=False):
     """Deliveries about to be scheduled, as a backend wants them."""
 
     births: Sequence[Birth]
+    ids: frozenset[UUID]
     form: Sequence[Any] = ()
     """The backend's own."""
+
+
+def ids_of(births: Sequence[Birth]) -> frozenset[UUID]:
+    """The ids of deliveries that are about to be scheduled."""
+    return frozenset(birth.change.after.id for birth in births)
 
 
 class Write(Struct, frozen=True, gc=False):

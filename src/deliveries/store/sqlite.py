@@ -30,6 +30,7 @@ from deliveries.store.rows import (
     Write,
     birth_values,
     claimed_of,
+    ids_of,
     write_values,
 )
 from deliveries.store.schema import READY, Id, Instant, contents, deliveries, events, notes
@@ -165,11 +166,11 @@ class SQLite:
     """`Backend` for SQLite; every method wants a transaction that began IMMEDIATE."""
 
     def ready(self, births: Sequence[Birth]) -> Ready:
-        return Ready(births)  # its rows hold the time at which they are written
+        return Ready(births, ids_of(births))  # its rows hold the time at which they are written
 
     def schedule(self, connection: Connection, ready: Ready, now: datetime | None) -> set[UUID]:
         rows = [_born(birth, now) for birth in ready.births]
-        created = {birth.change.after.id for birth in ready.births}
+        created = set(ready.ids)
         inserted = INSERT_DELIVERY.run_many(connection, rows)
         if inserted < len(rows):
             present = _versions(connection, created) if inserted else {}
