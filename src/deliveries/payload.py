@@ -20,6 +20,7 @@ MAX_DEPTH = 64
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _decode = msgspec.json.Decoder().decode
 _DOUBTFUL = re.compile(r"\\u0000|[0-9]{19}")  # a NUL; a number that may have more than 64 bits
+_JSON = frozenset((dict, list, str, int, float, bool, type(None)))  # no need to ask what else they are
 _MAX_INT, _MIN_INT = 2**64 - 1, -(2**63)
 
 
@@ -29,8 +30,9 @@ def encode(payload: Any, max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
     A JSON value, or a msgspec Struct or dataclass. Raises: InvalidPayload, naming the path of what
     is not JSON, or is accepted by one database and refused by the other.
     """
-    if isinstance(payload, msgspec.Struct) or (
-        dataclasses.is_dataclass(payload) and not isinstance(payload, type)
+    if type(payload) not in _JSON and (
+        isinstance(payload, msgspec.Struct)
+        or (dataclasses.is_dataclass(payload) and not isinstance(payload, type))
     ):
         try:
             payload = msgspec.to_builtins(payload)
