@@ -17,6 +17,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.exc import OperationalError
 
 from deliveries import Deliveries, Delivery, Recorded
 from deliveries.clock import Clock, SystemClock
@@ -306,8 +307,15 @@ def common_postgresql_url(postgresql_server: Server) -> Iterator[str]:
 @pytest.fixture
 def postgresql_url(common_postgresql_url: str) -> str:
     """The common database, wiped: several times faster than a new one."""
-    with _wiping[common_postgresql_url].connect() as connection:
-        connection.exec_driver_sql(f"BEGIN; {_WIPE} RESET session_replication_role; COMMIT;")
+    for tries_left in (2, 1, 0):
+        try:
+            with _wiping[common_postgresql_url].connect() as connection:
+                connection.exec_driver_sql(f"BEGIN; {_WIPE} RESET session_replication_role; COMMIT;")
+        except OperationalError:  # a deadlock with what the test before left running, and is cut off now
+            if not tries_left:
+                raise
+        else:
+            break
     return common_postgresql_url
 
 
