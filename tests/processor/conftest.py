@@ -15,3 +15,4 @@ from support.apps import (  # noqa: E402, F401 - fixtures; imported after the li
     postgresql_url,
     timed,
 )
+from support.ticking import time  # noqa: E402, F401

@@ -12,31 +12,15 @@ from sqlalchemy import event, text
 from deliveries import Deliveries, Draft
 from deliveries.core.delivery import Delivery, Status
 from deliveries.core.stream import Stream
-from deliveries.processor import ticks, walk
+from deliveries.processor import walk
 from deliveries.processor.walk import LATE, LONG_SECONDS, MOST_SECONDS, SHARE, Walk
 from deliveries.store.rows import Claimed
 from deliveries.store.schema import deliveries
 from deliveries.testing.examples import NOW, at, scheduled
 from support.apps import Apps, Calls, Gate, eventually, schedule
+from support.ticking import Time
 
 LONG, SHORT = 0.2, LONG_SECONDS / 2
-
-
-class Time:
-    """A clock for durations that stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def monotonic(self) -> float:
-        return self.at
-
-
-@pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Time:
-    made = Time()
-    monkeypatch.setattr(ticks, "monotonic", made.monotonic)
-    return made
 
 
 def found(priority: int = 5, due: float = -60.0, problem: str | None = None) -> Claimed:
