@@ -114,7 +114,10 @@ class Deliveries(
         return self._store.engine
 
     def create_schema(self) -> None:
-        """Create tables, indexes and guards where they are missing. Idempotent. Raises: SchemaTooNew."""
+        """Create tables, indexes and guards where they are missing. Idempotent.
+
+        Raises: SchemaTooNew, StoreError.
+        """
         self._store.create_schema()
 
     def close(self) -> None:

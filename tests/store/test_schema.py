@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from deliveries.clock import SystemClock
 from deliveries.errors import SchemaMissing, SchemaTooNew, StoreError
+from deliveries.store import migration
 from deliveries.store.ddl import install
 from deliveries.store.recorder import DeliveryRecorder
 from deliveries.store.schema import SCHEMA_VERSION, deliveries, events, metadata, schema
@@ -148,6 +149,17 @@ def test_create_schema_completes_what_create_all_began(
     assert versions(engine) == [SCHEMA_VERSION]
 
 
+def test_who_has_made_the_schema_need_not_look_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Connection] = []
+    monkeypatch.setattr(migration, "verify", looked.append)
+    again = Store(store.engine, SystemClock())
+    again.create_schema()
+    with again.reading():
+        assert len(looked) == 1
+    with again.transaction():
+        assert len(looked) == 1
+
+
 def test_a_sequence_that_caches_positions_is_refused(
     postgresql_url: str, engines: Callable[..., Engine]
 ) -> None:
@@ -159,6 +171,8 @@ def test_a_sequence_that_caches_positions_is_refused(
         pass
     with pytest.raises(StoreError, match="CACHE 10"), store.reading():
         pass
+    with pytest.raises(StoreError, match="CACHE 10"):
+        store.create_schema()
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 Drivers make arrays element by element, in Python, each with the care that an unknown type needs, and
 the server unpacks them value by value. So a literal is written here, where the type is known, and a
 column in which all rows agree, as most do, is passed once, as the value it is. Of the 25 columns of a
-new delivery six or seven vary within a batch.
+new delivery six or seven vary within a batch. Bytes, which would be read digit by digit, travel end to
+end, as one value, with where each begins and its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -65,7 +67,7 @@ class Rows:
             values[name] = first = column[0]
             if column[-1] != first or column.count(first) < len(column):  # the last one often says it
                 varying.append(name)
-                values[name] = literal(kind, column)
+                values |= _bytes(name, column) if kind == "bytea" else {name: literal(kind, column)}
         return Filled(self._statement(tuple(varying)), values, ids, self._returning is not None)
 
     def _statement(self, varying: tuple[str, ...]) -> Statement:
@@ -77,21 +79,44 @@ class Rows:
         return statement
 
     def _select(self, varying: Sequence[str]) -> str:
-        chosen = ", ".join(
-            f"u.{name}" if name in varying else f"CAST(:{name} AS {kind}) AS {name}"
-            for name, kind in self._kinds.items()
-        )
+        chosen = ", ".join(f"{self._chosen(name, name in varying)} AS {name}" for name in self._kinds)
         if not varying:  # in line, so that each insert is one of plain values
             return f"NOT MATERIALIZED (SELECT {chosen})"
+        arrays: dict[str, str] = {}
+        for name in varying:
+            kind = self._kinds[name]
+            arrays |= dict.fromkeys(_places(name), "int") if kind == "bytea" else {name: kind}
         # by way of text, so that no driver tries to make an array of it; in a SELECT of its own, so that
         # the planner does not read it too, only to see how long it is
-        arrays = ", ".join(
-            f"(SELECT CAST(CAST(:{name} AS text) AS {self._kinds[name]}[]))" for name in varying
-        )
-        return f"MATERIALIZED (SELECT {chosen} FROM unnest({arrays}) AS u({', '.join(varying)}))"
+        unpacked = ", ".join(f"(SELECT CAST(CAST(:{name} AS text) AS {arrays[name]}[]))" for name in arrays)
+        return f"MATERIALIZED (SELECT {chosen} FROM unnest({unpacked}) AS u({', '.join(arrays)}))"
+
+    def _chosen(self, name: str, varies: bool) -> str:
+        value = f"CAST(:{name} AS {self._kinds[name]})"
+        if not varies:
+            return value
+        if self._kinds[name] == "bytea":
+            return "substring((SELECT {}) FROM u.{} FOR u.{})".format(value, *_places(name))
+        return f"u.{name}"
 
 
-def literal(kind: str, values: Sequence[Any]) -> str:
+def _places(name: str) -> tuple[str, str]:
+    """The arrays that say where each value of a column of bytes begins, from 1, and how long it is."""
+    return f"{name}_from", f"{name}_size"
+
+
+def _bytes(name: str, column: Sequence[bytes | None]) -> dict[str, Any]:
+    """A column of bytes, end to end, and its arrays; NULL has no size."""
+    sizes = [None if value is None else len(value) for value in column]
+    begin, size = _places(name)
+    return {
+        name: b"".join([value or b"" for value in column]),
+        begin: literal("int", accumulate((size or 0 for size in sizes[:-1]), initial=1)),
+        size: literal("int", sizes),
+    }
+
+
+def literal(kind: str, values: Iterable[Any]) -> str:
     """An array of that type, as PostgreSQL writes it."""
     element = _ELEMENTS[kind]
     return "{" + ",".join(["NULL" if value is None else element(value) for value in values]) + "}"
@@ -108,6 +133,5 @@ _ELEMENTS: Mapping[str, Callable[[Any], str]] = {
     "int": str,
     "float8": repr,
     "timestamptz": lambda value: value.isoformat(),
-    "bytea": lambda value: f'"\\\\x{value.hex()}"',
     "text": _quoted,
 }

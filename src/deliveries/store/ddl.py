@@ -159,14 +159,18 @@ END $f$;
 CREATE OR REPLACE FUNCTION %1$I.delivery_events_predecessor() RETURNS trigger LANGUAGE plpgsql
 SET enable_seqscan = off AS $f$
 BEGIN
-  IF EXISTS (SELECT 1 FROM inserted n WHERE CASE
-      WHEN n.type = 'Scheduled' THEN n.version <> 1 OR {_buried.format(schema="%1$I.", row="n")}
-      WHEN n.type IN ({_ours}) THEN
-        coalesce((SELECT p.type IN ({_ends}) OR p.type NOT IN ({_ours})
-          FROM %1$I.delivery_events p
-          WHERE p.delivery_id = n.delivery_id AND p.version = n.version - 1), true)
-      ELSE {_buried.format(schema="%1$I.", row="n")} END) THEN
-    RAISE EXCEPTION 'a delivery event needs a live predecessor' USING ERRCODE = '23000';
+  -- a birth is known by the first look; in one expression with the second, both would be prepared
+  IF EXISTS (SELECT 1 FROM inserted n WHERE n.type <> 'Scheduled' OR n.version <> 1
+      OR {_buried.format(schema="%1$I.", row="n")}) THEN
+    IF EXISTS (SELECT 1 FROM inserted n WHERE CASE
+        WHEN n.type = 'Scheduled' THEN n.version <> 1 OR {_buried.format(schema="%1$I.", row="n")}
+        WHEN n.type IN ({_ours}) THEN
+          coalesce((SELECT p.type IN ({_ends}) OR p.type NOT IN ({_ours})
+            FROM %1$I.delivery_events p
+            WHERE p.delivery_id = n.delivery_id AND p.version = n.version - 1), true)
+        ELSE {_buried.format(schema="%1$I.", row="n")} END) THEN
+      RAISE EXCEPTION 'a delivery event needs a live predecessor' USING ERRCODE = '23000';
+    END IF;
   END IF;
   RETURN NULL;
 END $f$;

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from deliveries.core.codec import GENESIS, digest
 from deliveries.core.notes import Note
@@ -68,10 +68,14 @@ class Evidence(Struct, frozen=True, kw_only=True):
         return rest | ({"erased": True} if self.told is None else {"told": _decoded(self.told.encode())})
 
 
-_LAST = (
-    select(evidence.c.delivery_id, evidence.c.sequence, evidence.c.digest)
+_ends = (
+    select(evidence.c.delivery_id, func.max(evidence.c.sequence).label("sequence"))
     .where(evidence.c.delivery_id.in_(bindparam("ids", expanding=True)))
-    .order_by(evidence.c.delivery_id, evidence.c.sequence)
+    .group_by(evidence.c.delivery_id)
+    .subquery()
+)
+_LAST = select(evidence.c.delivery_id, evidence.c.sequence, evidence.c.digest).join(
+    _ends, (evidence.c.delivery_id == _ends.c.delivery_id) & (evidence.c.sequence == _ends.c.sequence)
 )
 _GATHERED = (
     select(evidence, facts.c.text.label("told"), facts.c.salt)

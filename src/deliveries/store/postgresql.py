@@ -73,19 +73,21 @@ c AS (
   INSERT INTO delivery_contents (delivery_id, recipient, payload, salt)
   SELECT id, recipient, payload, salt FROM {{born}})
 INSERT INTO delivery_events (delivery_id, version, type, schema_version, recorded_at, body, digest)
-SELECT id, version, type, schema_version, recorded_at, body, digest FROM {{born}} ORDER BY id
+SELECT id, version, type, schema_version, recorded_at, body, digest FROM {{born}}{{in_order}}
 """
 
 
-def _scheduling(unless_taken: str, born: str, returning: str | None) -> Rows:
+def _scheduling(unless_taken: str, born: str, in_order: str, returning: str | None) -> Rows:
     sql = _SCHEDULE.replace("{unless_taken}", unless_taken).replace("{born}", born)
+    sql = sql.replace("{in_order}", in_order)
     return Rows(sql, returning, _kinds(BIRTH_COLUMNS))
 
 
 _UNLESS_TAKEN = "ON CONFLICT (tenant, key) WHERE key IS NOT NULL DO NOTHING"
-SCHEDULE = _scheduling(f"{_UNLESS_TAKEN} RETURNING id", "u JOIN d USING (id)", "delivery_id")
-# Without a key there is nothing to collide with: three inserts need not ask one another, nor tell us.
-SCHEDULE_KEYLESS = _scheduling("", "u", None)
+SCHEDULE = _scheduling(f"{_UNLESS_TAKEN} RETURNING id", "u JOIN d USING (id)", " ORDER BY id", "delivery_id")
+# Without a key there is nothing to collide with: three inserts need not ask one another, nor tell us, and
+# what they read is in order.
+SCHEDULE_KEYLESS = _scheduling("", "u", "", None)
 
 _EPOCH = codec.instant(0)
 _NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
@@ -136,10 +138,6 @@ _EVENT_LIST = ", ".join(EVENT_COLUMNS)
 APPEND = Rows(
     f"""
 WITH u AS {{rows}},
-locked AS (
-  SELECT u.*, d.place FROM u CROSS JOIN LATERAL (
-    SELECT ctid AS place FROM deliveries
-    WHERE id = u.id AND version = u.version - 1 LIMIT 1 FOR UPDATE SKIP LOCKED) d),
 changed AS (
   UPDATE deliveries d SET version = u.version, status = u.status, due_at = u.due_at,
     attempt = u.attempt, endings = u.endings, interruptions = u.interruptions,
@@ -150,7 +148,11 @@ changed AS (
       THEN coalesce({NOW} + make_interval(secs => u.lease_seconds), d.lease_until) END,
     lookup_at = {NOW} + make_interval(secs => u.lookup_seconds),
     lookups = CASE WHEN u.status = 'held' THEN 0 ELSE d.lookups END
-  FROM locked u WHERE d.ctid = u.place RETURNING u.*),
+  FROM (
+    SELECT u.*, d.place FROM u CROSS JOIN LATERAL (
+      SELECT ctid AS place FROM deliveries
+      WHERE id = u.id AND version = u.version - 1 LIMIT 1 FOR UPDATE SKIP LOCKED) d) u
+  WHERE d.ctid = u.place RETURNING u.*),
 n AS (
   INSERT INTO delivery_notes (delivery_id, version, text, salt)
   SELECT id, version, note, salt FROM changed WHERE note IS NOT NULL)

@@ -145,10 +145,12 @@ class Store(Reading):
     def create_schema(self) -> None:
         """Create what is missing. Idempotent, and safe to run from many processes at once.
 
-        Raises: SchemaTooNew.
+        Raises: SchemaTooNew, StoreError.
         """
         with self._own.begin() as connection:
             migration.upgrade(connection, self.clock.now())
+            migration.verify(connection)
+        self._verified = True
 
     def verify(self, connection: Connection) -> None:
         """Check once that the schema is there and known.
