@@ -31,7 +31,7 @@ from sqlalchemy import Connection
 
 from deliveries.errors import CallerError, InvalidProjection, shown
 from deliveries.lent import Lent
-from deliveries.processor.wakeup import Listener, Wakeup
+from deliveries.processor.wakeup import Wakeup
 from deliveries.projection import Projection
 from deliveries.store import positions
 from deliveries.store.bell import Bell
@@ -188,17 +188,13 @@ class Follower:
 
     @contextlib.contextmanager
     def _hinted(self, *, listening: bool) -> Iterator[None]:
-        listener = None
-        if listening and self._how.listen and self._store.engine.dialect.name == "postgresql":
-            listener = Listener(self._store.engine, self._wakeup.heard, self._how.listen_url)
-            listener.start()
+        hears = listening and self._how.listen
         self._wakeup.subscribe(self._bell.ring)
         try:
-            yield
+            with self._wakeup.listening(self._how.listen_url) if hears else contextlib.nullcontext():
+                yield
         finally:
             self._wakeup.unsubscribe(self._bell.ring)
-            if listener is not None:
-                listener.stop()
 
     # -- a turn --------------------------------------------------------------------------------
 

@@ -6,10 +6,12 @@ import threading
 import tracemalloc
 from typing import Any
 
+import pytest
 from sqlalchemy import event
 
 from deliveries import Deliveries, Draft, Status
-from support.apps import Apps, Calls, assert_called_once_each, eventually, kinds, row, schedule, stopped
+from deliveries.processor import ledger
+from support.apps import Apps, Calls, Gate, assert_called_once_each, eventually, kinds, row, schedule, stopped
 
 
 def test_ten_thousand_deliveries_in_a_few_commits(postgresql_url: str, apps: Apps, calls: Calls) -> None:
@@ -103,6 +105,27 @@ def test_an_operators_open_transaction_stalls_nobody_else(
     assert kinds(app, ids[4]) == ["Scheduled", "Attempted", "CancelRequested", "Succeeded"]
     assert row(app, ids[4]).cancel_requested == "operator"
     assert_called_once_each(app, calls)
+
+
+def test_outcomes_that_were_held_up_together_are_written_together(
+    postgresql_url: str, apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a claim does that found them taken: it keeps their rows locked until it ends."""
+    monkeypatch.setattr(ledger, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(ledger, "FEW", 0)  # however many come back together
+    app, gate, commits = apps(postgresql_url), Gate(), list[Any]()
+    app.adapter("email")(gate)
+    ids = [schedule(app).id for _ in range(60)]
+    with app.running(queues={"email": 60}, lease=60) as processor:
+        gate.wait_for(60)
+        with app.engine.connect() as holder:
+            app._store.backend.lock(holder, ids, skip_locked=False)
+            gate.open()
+            eventually(lambda: len(processor._ledger.held_up) == 60)
+            event.listen(app.engine, "commit", commits.append)
+            holder.rollback()
+        eventually(lambda: all(app.get(id).is_terminal for id in ids))
+    assert len(commits) < 30
 
 
 def test_an_operators_open_transaction_hides_no_other_due_delivery(

@@ -63,8 +63,20 @@ def test_slots_are_taken_and_given_back(app: Deliveries, claims_of: Any) -> None
     claims.occupy(calls[1:])
     assert claims.free() == {"fax": 1}
     for call, free in zip(calls, (1, 2, 3), strict=True):
-        claims.release(call)
+        was_full = claims.release(call)
+        assert was_full == (free == 1)  # only then somebody may have waited for it
         assert claims.free() == {"email": free, "fax": 1}
+
+
+def test_a_slot_is_the_last_by_what_an_operator_said(app: Deliveries, claims_of: Any) -> None:
+    claims = claims_of(email=3)
+    with app.engine.begin() as connection:
+        app.queues.scale(connection, "email", 1)
+    claims.limits.look()
+    call = claims.call(claims.start(schedule(app).id))
+    claims.occupy([call])
+    assert claims.free() == {}
+    assert claims.release(call)
 
 
 # -- attempts --------------------------------------------------------------------------------------
@@ -137,8 +149,9 @@ def test_what_nobody_performs_is_put_aside(
     [
         (deliveries, {"tags": "nonsense"}, "the row of delivery {id} cannot be read: DecodeError"),
         (contents, {"payload": "{broken"}, "the payload of delivery {id} cannot be read: DecodeError"),
+        (deliveries, {"cancel_requested": "mine"}, "Attempted after a cancel was requested"),
     ],
-    ids=["row", "payload"],
+    ids=["row", "payload", "state"],
 )
 def test_what_cannot_be_read_is_put_aside(
     app: Deliveries,
@@ -155,6 +168,26 @@ def test_what_cannot_be_read_is_put_aside(
         connection.execute(update(table).values(values))
     assert claimed(claims_of(email=5)) == ([], False)
     assert caplog.messages == [f"put aside: {id}: it cannot start: {problem.format(id=id)}"]
+
+
+def test_what_is_attempted_is_put_aside(
+    app: Deliveries, claims_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No claim finds it: whoever has it at hand nevertheless does not start it twice."""
+    claims, id = claims_of(email=1), schedule(app).id
+    assert claims.start(id) is not None
+    with claims._store.transaction() as connection:
+        assert claims._decide(connection, claims._store.claimed(connection, id)) is None
+    assert caplog.messages == [f"put aside: {id}: it cannot start: it is attempting"]
+    assert kinds(app, id) == ["Scheduled", "Attempted"]
+
+
+def test_what_was_not_written_did_not_start(
+    app: Deliveries, claims_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims, id = claims_of(email=1), schedule(app).id
+    monkeypatch.setattr(claims._store, "append", lambda connection, writes: set())
+    assert claims.start(id) is None
 
 
 def test_what_is_due_this_very_moment_is_started(

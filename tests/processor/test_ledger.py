@@ -5,6 +5,7 @@ A processor that fails tries again, which hides most mistakes of its ledger: her
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 from uuid import UUID
@@ -13,15 +14,17 @@ import pytest
 from sqlalchemy import event, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from deliveries import Backoff, Cancel, Deliveries, NotDone, Retry, Snooze, Unknown
+from deliveries import Backoff, Cancel, Delivered, Deliveries, NotDone, Retry, Snooze, Unknown
 from deliveries.core import commands as c
 from deliveries.core.stream import advance
 from deliveries.processor.call import Call
+from deliveries.processor.ledger import AGAIN_SECONDS, FEW, PATIENCE_SECONDS
 from deliveries.processor.processor import Processor
 from deliveries.processor.sweep import ASIDE_SECONDS, sweep
 from deliveries.store.schema import deliveries, events, notes
 from store.acts import event_row
 from support.apps import Apps, RunningClock, evidence, kinds, row, schedule
+from support.ticking import Time
 
 
 @pytest.fixture
@@ -57,9 +60,14 @@ def added(app: Deliveries, processor: Processor, *values: object) -> list[Call]:
 
 def test_what_is_not_written_yet_is_counted(app: Deliveries, processor: Processor) -> None:
     ledger = processor._ledger
-    calls = added(app, processor, *[None] * 6)
-    ledger.finished, ledger.alone, ledger.belated = calls[:1], calls[1:3], calls[3:]
-    assert len(ledger) == 6
+    calls = added(app, processor, *[None] * 10)
+    ledger.finished, ledger.alone, ledger.belated, ledger.held_up = (
+        calls[:1],
+        calls[1:3],
+        calls[3:6],
+        calls[6:],
+    )
+    assert len(ledger) == 10
 
 
 def test_what_is_taken_is_reported(app: Deliveries, processor: Processor) -> None:
@@ -108,18 +116,80 @@ def test_what_leads_to_nothing_is_no_part_of_a_batch(
     assert processor._ledger.alone == [call]
 
 
-def test_who_is_left_out_of_a_batch_is_written_alone_in_the_end(
-    app: Deliveries, processor: Processor
-) -> None:
+def test_who_is_left_out_of_a_batch_is_written_alone(app: Deliveries, processor: Processor) -> None:
     ledger = processor._ledger
     first, second = added(app, processor, None, None)
     changes = ledger.written(ledger.batch(), {second.delivery.id})
     assert [change.after.id for change in changes] == [second.delivery.id]
-    assert ledger.finished + ledger.alone == [first]
+    assert (ledger.finished, ledger.held_up, ledger.alone) == ([], [], [first])
     assert processor.summary.succeeded == 1
-    for _ in range(20):
-        assert ledger.written(ledger.batch(), set()) == []
-    assert (ledger.finished, ledger.alone) == ([], [first])
+
+
+def test_few_that_are_left_out_are_written_alone_at_once(app: Deliveries, processor: Processor) -> None:
+    ledger, calls = processor._ledger, added(app, processor, *[None] * FEW)
+    assert ledger.written(ledger.batch(), set()) == []
+    assert (ledger.finished, ledger.held_up, ledger.alone) == ([], [], calls)
+    assert ledger.again_at == math.inf
+
+
+def test_many_that_are_left_out_go_with_a_batch_soon(
+    app: Deliveries, processor: Processor, time: Time
+) -> None:
+    ledger, calls = processor._ledger, added(app, processor, *[None] * (FEW + 1))
+    assert ledger.written(ledger.batch(), set()) == []
+    assert (ledger.finished, ledger.held_up, ledger.alone) == ([], calls, [])
+    assert ledger.again_at == time.at + AGAIN_SECONDS
+    time.at += AGAIN_SECONDS / 2
+    ledger.try_again()
+    assert (ledger.finished, ledger.held_up) == ([], calls)
+    time.at += AGAIN_SECONDS
+    ledger.try_again()
+    assert (ledger.finished, ledger.held_up, ledger.again_at) == (calls, [], math.inf)
+    assert len(ledger.written(ledger.batch(), {call.delivery.id for call in calls})) == FEW + 1
+    assert len(ledger) == 0
+
+
+def test_many_that_are_left_out_for_long_are_written_alone(
+    app: Deliveries, processor: Processor, time: Time
+) -> None:
+    ledger, calls = processor._ledger, added(app, processor, *[None] * (FEW + 1))
+    for _ in range(2):
+        ledger.written(ledger.batch(), set())
+        assert (ledger.finished, ledger.held_up, ledger.alone) == ([], calls, [])
+        time.at += PATIENCE_SECONDS * 2 / 3
+        ledger.try_again()
+    ledger.written(ledger.batch(), set())
+    assert (ledger.finished, ledger.held_up, ledger.alone) == ([], [], calls)
+    assert ledger.again_at == math.inf
+
+
+def test_in_doubt_those_that_were_held_up_are_written_alone_too(
+    app: Deliveries, processor: Processor, time: Time
+) -> None:
+    ledger, calls = processor._ledger, added(app, processor, *[None] * (FEW + 1))
+    ledger.written(ledger.batch(), set())
+    ledger.doubt()
+    assert (ledger.held_up, ledger.alone, ledger.again_at) == ([], calls, math.inf)
+
+
+def test_who_is_held_up_is_no_orphan(app: Deliveries, processor: Processor) -> None:
+    ledger, calls = processor._ledger, added(app, processor, *[None] * (FEW + 1))
+    ledger.written(ledger.batch(), set())
+    assert ledger.held_up == calls
+    processor._resolve_doubt()
+    assert {tuple(kinds(app, call.delivery.id)) for call in calls} == {("Scheduled", "Attempted")}
+
+
+def test_the_pump_wakes_for_who_is_held_up(
+    processor: Processor, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(processor._awake, "wait", slept.append)
+    processor._claims.limits.next_look = processor._next_sweep = processor._next_poll = time.at + 10
+    processor._wait()
+    processor._ledger.again_at = time.at + 1
+    processor._wait()
+    assert slept == [10, 1]
 
 
 def test_after_a_doubt_each_is_written_alone(app: Deliveries, processor: Processor) -> None:
@@ -257,6 +327,16 @@ def test_the_word_of_who_timed_out_is_another_fact(
     said = [fact["said"] for _, fact in evidence(app, call.delivery.id)]
     assert said == ["TimeoutError", "Cancel"]
     assert processor.summary.late == 2
+
+
+def test_a_reference_is_kept_of_a_success_only(app: Deliveries, processor: Processor) -> None:
+    """Who timed out before may have named one too: then nobody knows what became of that effect."""
+    good, slow = (over(processor, schedule(app).id, Delivered(reference=ref)) for ref in ("r-1", "r-2"))
+    slow.time_out()
+    for call in (good, slow):
+        processor._ledger.add(call)
+    written = [(write.change.recorded.type, write.reference) for _, write in processor._ledger.batch()]
+    assert written == [("Succeeded", "r-1"), ("Failed", None)]
 
 
 @pytest.mark.parametrize("way", ["never entered", "given up"])

@@ -223,10 +223,10 @@ def test_a_lease_is_counted_from_before_it_was_asked_for(app: Deliveries, calls:
     def commit(connection: Connection) -> None:
         if not slow and connection.scalar(ATTEMPTING):
             slow.append(True)
-            time.sleep(0.6)
+            time.sleep(1.6)
 
     event.listen(app.engine, "commit", commit)
-    with app.running(lease=0.5, sweep_every=0.1, poll=0.1):
+    with app.running(lease=1.5, sweep_every=0.1, poll=0.1):
         eventually(lambda: app.get(id).is_terminal)
     assert slow
     assert calls.made == [(id, app.get(id).attempt)]

@@ -7,8 +7,11 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
 from deliveries import Deliveries, Status
 from deliveries.core import events as e
+from deliveries.processor import processor as processing
 from support.apps import (
     Apps,
     Calls,
@@ -85,6 +88,30 @@ def test_a_second_stop_ends_at_once(timed: Deliveries, clock: RunningClock) -> N
     assert timed.drain().interrupted == 1
     assert kinds(timed, id) == ["Scheduled", "Attempted", "Interrupted"]
     assert timed.get(id).interruptions == 1
+
+
+def test_what_is_known_at_the_end_is_written_though_others_hold_the_rows(
+    postgresql_url: str, apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a claim does that found them taken. Nobody would know again that the effects happened."""
+    monkeypatch.setattr(processing, "LAST_SECONDS", 15.0)
+    app, gate = apps(postgresql_url), Gate()
+    app.adapter("email", effect="unsafe", on_unknown="hold")(lambda delivery, attempt: gate())
+    ids = [schedule(app).id for _ in range(20)]
+    processor = app.processor(queues={"email": 20})
+    processor.start()
+    gate.wait_for(20)
+    with app.engine.connect() as holder:
+        app._store.backend.lock(holder, ids, skip_locked=False)
+        gate.open()
+        eventually(lambda: len(processor._ledger) == 20)
+        processor.stop(0)
+        processor.join(0.3)
+        assert processor.is_alive
+        holder.rollback()
+        stopped(processor)
+    assert {app.get(id).status for id in ids} == {Status.SUCCEEDED}
+    assert processor.summary.succeeded == 20
 
 
 def test_an_async_call_is_cancelled_at_the_end_of_the_grace(app: Deliveries, calls: Calls) -> None:

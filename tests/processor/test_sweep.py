@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, insert, update
 
+from deliveries.clock import SystemClock
 from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core import outcomes as o
@@ -17,6 +19,8 @@ from deliveries.testing.examples import NOW, at, report
 from deliveries.testing.lives import DEADLINE
 from store.acts import Acts, StoppedClock, event_row
 from support.apps import statements
+
+SKEW = timedelta(minutes=1)
 
 
 @pytest.fixture
@@ -48,6 +52,16 @@ def test_what_nobody_reported_and_what_passed_its_deadline(acts: Acts, clock: St
     assert {recorded.recorded_at for recorded in (change.recorded for change in changes)} == {at(61)}
     assert sweep(acts.store) == []
     assert acts.row(running).status == "attempting"
+
+
+def test_it_is_closed_at_the_present_of_who_decides(acts: Acts) -> None:
+    """On PostgreSQL that is the database, where no clock was given."""
+    id = acts.schedule()
+    acts.attempt(id, seconds=60)
+    real = Store(acts.store.engine, SystemClock())
+    before = datetime.now(UTC)
+    (change,) = sweep(real)
+    assert before - SKEW < change.recorded.recorded_at < datetime.now(UTC) + SKEW
 
 
 def test_an_unknown_outcome_is_looked_up_after_its_wait(acts: Acts, clock: StoppedClock) -> None:

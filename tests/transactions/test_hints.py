@@ -8,15 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from deliveries import Deliveries, DeliveryNotFound, Draft, Status
+from deliveries import Deliveries, DeliveryNotFound, Draft, Projection, Status
 from support.apps import Apps, Calls, assert_called_once_each, eventually, schedule
 from transactions.debts import assert_nothing_left, owed
 from transactions.watch import PATIENCE
 
 NEVER = 3_600.0
+LISTENING = text("""
+SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN deliveries' AND datname = current_database()
+""")
 
 
 def test_a_hint_for_what_was_rolled_back_calls_nobody(app: Deliveries, calls: Calls) -> None:
@@ -92,6 +95,32 @@ def test_a_notification_for_what_was_rolled_back_does_no_harm_elsewhere(
         assert processor.error is None
     assert calls.made == [(made.id, 1)]
     assert owed(scheduling) == ["owed"]
+
+
+def test_those_of_one_process_hear_on_one_connection(postgresql_url: str, apps: Apps, calls: Calls) -> None:
+    """Two processors and a follower; whoever leaves takes nothing from the others."""
+    scheduling, app = apps(postgresql_url), apps(postgresql_url)
+    scheduling.adapter("email")(lambda delivery, attempt: None)
+    app.adapter("email")(calls(lambda delivery, attempt: None))
+    seen: list[Any] = []
+
+    def listening() -> int:
+        with scheduling.engine.connect() as connection:
+            return len(connection.execute(LISTENING).all())
+
+    projection = Projection("seen", lambda entries, connection: seen.extend(entries))
+    with app.following(projection, poll=NEVER):
+        with app.running(poll=NEVER, sweep_every=NEVER):
+            with app.running(poll=NEVER, sweep_every=NEVER):
+                eventually(lambda: listening() == 1)
+            made = schedule(scheduling, "email", "owed")
+            eventually(lambda: app.get(made.id).is_terminal)
+            assert listening() == 1
+        last = schedule(scheduling, "email", "seen, but not performed")
+        eventually(lambda: last.id in [entry.delivery_id for entry in seen])
+        assert listening() == 1
+    eventually(lambda: listening() == 0)
+    assert calls.made == [(made.id, 1)]
 
 
 @pytest.mark.parametrize("first_is", ["open", "closed"])

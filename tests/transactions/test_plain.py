@@ -137,8 +137,21 @@ def test_an_app_that_never_connected_before(
     assert app.get(made.id).payload == "debt"
 
 
+def test_the_first_act_of_all_looks_at_the_server_elsewhere(postgresql_url: str) -> None:
+    """SQLAlchemy asks a server what it is; not in the caller's transaction, nor never."""
+    app = Deliveries(postgresql_url)
+    app.adapter("email")(lambda delivery, attempt: None)
+    with plain(app) as raw:
+        app.schedule(raw, "email", "debt")
+        assert app.engine.dialect.server_version_info
+        raw.commit()
+    assert owed(app) == ["debt"]
+    app.close()
+
+
 def test_autocommit_is_refused(app: Deliveries) -> None:
-    with plain(app, autocommit=True) as raw, pytest.raises(EngineNotConfigured):
+    why = "^this connection is in autocommit mode: begin a transaction$"
+    with plain(app, autocommit=True) as raw, pytest.raises(EngineNotConfigured, match=why):
         app.schedule(raw, "email", "debt")
     assert_nothing_left(app)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -72,8 +73,8 @@ class Call:
     cause: Cause = "error"
     gave_up: bool = False
     """True: cancelled by a shutdown after it was entered."""
-    skipped: int = 0
-    """How many batches left its outcome out, since somebody held the row or had moved it on."""
+    held_up_at: float = math.inf
+    """When a batch first left its outcome out, since somebody held the row or had moved it on."""
     tried: Change | None = None
     """What was last written for this call alone, if it was: its commit's answer may have been lost."""
     heard: dict[str, datetime] | None = None
@@ -196,8 +197,8 @@ class Call:
             error_type=None if error is None else notes.type_name(error),
             text=None if text is None else _text(text),
             retry_in=retry_in,
-            said=notes.type_name(said if issubclass(type(said), BaseException) else o.outcome_of(said)),
-            reference=o.reference_of(said) if isinstance(outcome, o.Delivered) else None,
+            said=notes.type_name(said) if issubclass(type(said), BaseException) else _NOTHING_SAID.said,
+            reference=o.reference_of(said),
         )
 
     def _outcome(self, said: object) -> tuple[o.Outcome, BaseException | None, object]:

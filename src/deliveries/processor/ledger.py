@@ -10,6 +10,7 @@ attempt is no longer open, the report becomes evidence and changes nothing.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from uuid import UUID
@@ -23,14 +24,18 @@ from deliveries.core import outcomes as o
 from deliveries.core.delivery import Status
 from deliveries.core.stream import Change, Recorded, Stream, advance, replay
 from deliveries.errors import CorruptHistory
+from deliveries.processor import ticks
 from deliveries.processor.call import Call
 from deliveries.processor.sweep import OUT_OF_STEP, put_aside
 from deliveries.store.failures import cause
 from deliveries.store.rows import Write
 from deliveries.store.store import Store
 
-PATIENCE = 3
-"""So often an outcome whose row somebody holds goes with a batch before it is settled alone."""
+PATIENCE_SECONDS = 0.5
+"""So long outcomes whose rows somebody holds go with batches before they are settled alone,"""
+
+AGAIN_SECONDS = 0.02
+"""and so long after one the next is tried: whoever holds them needs the time."""
 
 FEW = 8
 """So many outcomes that a batch left out are settled alone at once."""
@@ -82,13 +87,16 @@ class Ledger:
         self._store, self._now, self._summary = store, now, summary
         self.finished: list[Call] = []
         """To be written with the next batch."""
+        self.held_up: list[Call] = []
+        """Left out by a batch, since somebody held their rows; to be finished again at `again_at`."""
+        self.again_at = math.inf
         self.alone: list[Call] = []
         """To be written one by one, from the re-read stream."""
         self.belated: list[Call] = []
         """Calls that came back after their attempt was closed; what they said is to be kept."""
 
     def __len__(self) -> int:
-        return len(self.finished) + len(self.alone) + len(self.belated)
+        return len(self.finished) + len(self.held_up) + len(self.alone) + len(self.belated)
 
     def add(self, call: Call, now: datetime | None = None) -> None:
         """Take the outcome of a call; it is written by the next batch, or alone if it is a lookup."""
@@ -114,7 +122,7 @@ class Ledger:
         return batch
 
     def written(self, batch: list[tuple[Call, Write]], ids: set[UUID]) -> list[Change]:
-        """The batch is committed: those not among `ids` go with the next ones, and later are settled alone.
+        """The batch is committed: those not among `ids` are tried again, and later are settled alone.
 
         A claim of another processor that came a moment too late holds the rows it found taken until it
         ends, which is soon. There are many of those; a few are settled alone at once.
@@ -127,16 +135,28 @@ class Ledger:
             else:
                 left.append(call)
         self.finished.clear()
+        now = ticks.monotonic()
         for call in left:
-            call.skipped += 1
-            again = len(left) > FEW and call.skipped < PATIENCE
-            (self.finished if again else self.alone).append(call)
+            call.held_up_at = min(call.held_up_at, now)
+            is_patient = len(left) > FEW and now < call.held_up_at + PATIENCE_SECONDS
+            (self.held_up if is_patient else self.alone).append(call)
+        if self.held_up:
+            self.again_at = now + AGAIN_SECONDS
         return changes
+
+    def try_again(self) -> None:
+        """Let those that were held up go with the next batch, where it is time."""
+        if ticks.monotonic() >= self.again_at:
+            self.finished += self.held_up
+            self.held_up.clear()
+            self.again_at = math.inf
 
     def doubt(self) -> None:
         """Nobody knows what the last transaction did: settle everything alone."""
-        self.alone += self.finished
+        self.alone += self.finished + self.held_up
         self.finished.clear()
+        self.held_up.clear()
+        self.again_at = math.inf
 
     def settle(self) -> list[Change]:
         """Write each of `alone` in a transaction of its own; who is locked waits for the next time."""

@@ -43,7 +43,7 @@ from deliveries.processor.now import Now
 from deliveries.processor.policing import Policing
 from deliveries.processor.settings import Settings
 from deliveries.processor.sweep import PAGE, sweep
-from deliveries.processor.wakeup import Listener, Wakeup
+from deliveries.processor.wakeup import Wakeup
 from deliveries.processor.watchdog import Watchdog
 from deliveries.registration import Registration
 from deliveries.store.failures import cause
@@ -54,6 +54,9 @@ SOON_SECONDS = 60.0
 
 LINGER_SECONDS = 0.001
 """With a backlog: a moment in which no call comes back is the last that those that did are kept waiting."""
+
+LAST_SECONDS = 0.5
+"""At the end of the grace: for cancelled calls to come back, and for who holds the rows of outcomes."""
 
 MAX_SOON = 10_000
 """So many moments are remembered at most; the poll is good enough for others."""
@@ -180,16 +183,12 @@ class Processor:
     @contextlib.contextmanager
     def _present(self) -> Iterator[None]:
         """A processor that stays: it listens, and has a row in the table of workers."""
-        listener = None
-        if self._store.engine.dialect.name == "postgresql" and self._settings.listen:
-            listener = Listener(self._store.engine, self._wakeup.heard, self._settings.listen_url)
-            listener.start()
+        settings = self._settings
+        hearing = self._wakeup.listening(settings.listen_url) if settings.listen else contextlib.nullcontext()
         try:
-            with self._beside:
+            with hearing, self._beside:
                 yield
         finally:
-            if listener is not None:
-                listener.stop()
             with contextlib.suppress(SQLAlchemyError):
                 self._presence.leave()
 
@@ -346,6 +345,7 @@ class Processor:
         for call in self._deadlines.passed():
             call.time_out()
             self._ledger.add(call)
+        self._ledger.try_again()
         self._policing.take_back()
 
     # -- waiting -------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ class Processor:
         without one the first is written at once.
         """
         monotonic = ticks.monotonic()
-        wake = min(self._deadlines.next(), self._policing.wake_at())
+        wake = min(self._deadlines.next(), self._policing.wake_at(), self._ledger.again_at)
         free = self._claims.free() if self._is_claiming else {}
         if self._is_claiming:
             wake = min(wake, self._next_sweep, self._claims.limits.next_look)
@@ -426,7 +426,7 @@ class Processor:
         _log.warning("a transaction of the processor failed; trying again: %s", cause(error))
 
     def _resolve_doubt(self) -> None:
-        ours = (*self._calls.values(), *self._ledger.finished, *self._ledger.alone)
+        ours = (*self._calls.values(), *self._ledger.finished, *self._ledger.held_up, *self._ledger.alone)
         known = [call.delivery.id for call in ours]
         changes, complete = self._claims.orphans(known)
         for change in changes:
@@ -445,7 +445,7 @@ class Processor:
         if ticks.monotonic() < stop_at:
             return False
         self._executor.abandon()
-        deadline = ticks.monotonic() + 0.5
+        deadline = ticks.monotonic() + LAST_SECONDS
         while any(call.is_async for call in self._calls.values()) and ticks.monotonic() < deadline:
             ticks.sleep(0.005)
             self._take_back()
@@ -453,6 +453,10 @@ class Processor:
             if self._doubt:
                 self._resolve_doubt()
             self._exchange({})
+            self._ledger.doubt()  # no batch follows in which to try again
             self._ledger.settle()
+            while self._ledger.alone and ticks.monotonic() < deadline:  # somebody holds their rows
+                ticks.sleep(0.005)
+                self._ledger.settle()
             self._ledger.keep()
         return True

@@ -17,14 +17,14 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, event
 
+from deliveries.processor.listener import CHANNEL, QUEUES, Listener
 from deliveries.store.borrowed import Borrowed, Plain, borrowed
 
-CHANNEL = "deliveries"
-QUEUES = "queues"
 _HINT = "deliveries.hint"
-_PAUSE_SECONDS = 0.005
-"""Between two notifications, for each hint since the last one: the busier, the more often somebody looks."""
-_MAX_PAUSE_SECONDS = 0.05
+_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.005, 0.04
+"""After a notification; twice as long each time while so much comes that processors look anyway."""
+_MANY_PER_SECOND = 800.0
+"""Commits, each with work, that make a pause longer. A rate: a pause must not be what keeps itself long."""
 _OPEN_SECONDS = 1.0
 """How long the transaction of a plain connection is looked at; one that lasts longer is found by polls."""
 # One round trip. Nothing durable is written, so nobody need wait for the disk.
@@ -53,10 +53,12 @@ class Wakeup:
             self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._listeners: frozenset[Callable[[], None]] = frozenset()
         self._crews: dict[frozenset[str], tuple[Worker, ...]] = {}
+        self._listening: dict[str | None, tuple[Listener, int]] = {}
         self._engines: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._due = threading.Event()
-        self._hints = 0
+        self._hinted = False
+        self._commits = 0
         self._open: dict[int, tuple[weakref.ref[Plain], bool, float]] = {}
         self._notifier: threading.Thread | None = None
         self._closed = False
@@ -85,6 +87,27 @@ class Wakeup:
                 left = tuple(one for one in self._crews[crew] if one is not worker)
                 self._crews = {**self._crews, crew: left}
             self.pass_on(queues)  # what it was called for and did not do
+
+    @contextlib.contextmanager
+    def listening(self, url: str | None = None) -> Iterator[None]:
+        """Hear what other processes say, on one connection (to `url`) for all here who want to."""
+        if self._engine.dialect.name != "postgresql":
+            yield
+            return
+        with self._lock:
+            listener, others = self._listening.get(url) or (Listener(self._engine, self.heard, url), 0)
+            if not others:
+                listener.start()
+            self._listening[url] = (listener, others + 1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                _, users = self._listening.pop(url)
+                if users > 1:
+                    self._listening[url] = (listener, users - 1)
+            if users == 1:
+                listener.stop()
 
     def pass_on(self, queues: Iterable[str]) -> bool:
         """Hint to one who does this work and is idle; True where there was one."""
@@ -127,16 +150,21 @@ class Wakeup:
 
     def hint(self, *, queues: bool = False) -> None:
         """Something is due, here and now."""
+        self._hint(queues)
+        if self._hinted:
+            self._tell()
+
+    def _hint(self, queues: bool) -> None:
         self.heard(QUEUES if queues else "")
         if queues:
             self._telling = True
-        if self._engine.dialect.name == "postgresql" and not self._closed:
-            self._hints += 1
-            self._tell()
+        self._hinted = self._engine.dialect.name == "postgresql"  # elsewhere there is nobody to tell
 
     def _tell(self) -> None:
+        self._commits += 1  # about: threads may lose some
         if not self._closed:
-            self._due.set()
+            if not self._due.is_set():
+                self._due.set()
             if self._notifier is None:
                 self._start_notifier()
 
@@ -150,7 +178,7 @@ class Wakeup:
                 self._open.setdefault(place, (reference, queues, until))
                 self._due.set()
             else:
-                self.hint(queues=queues)
+                self._hint(queues)
 
     def close(self) -> None:
         """Send no more notifications."""
@@ -176,20 +204,36 @@ class Wakeup:
                 self._notifier.start()
 
 
+class _Pace:
+    """How long to pause after a notification."""
+
+    def __init__(self) -> None:
+        self._pause, self._commits, self._at = _PAUSE_SECONDS, 0, time.monotonic()
+
+    def after(self, commits: int) -> float:
+        """Seconds, by how many commits there were since this was last asked."""
+        came, lasted = commits - self._commits, time.monotonic() - self._at
+        self._commits, self._at = commits, self._at + lasted
+        much = came > lasted * _MANY_PER_SECOND and came > 1
+        self._pause = min(2 * self._pause, _MAX_PAUSE_SECONDS) if much else _PAUSE_SECONDS
+        return self._pause
+
+
 def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
     """Send NOTIFY whenever `due`; ends with its owner, or after a while without work."""
+    pace = _Pace()
     while due.wait(60.0):
         wakeup = owner()
         if wakeup is None or wakeup._closed:
             return
         due.clear()
+        pause = pace.after(wakeup._commits)
         wakeup._look()
-        # taken before they are told: what is said while we send is told by the next one
-        hints, wakeup._hints = wakeup._hints, 0
-        if not hints:
+        if not wakeup._hinted:
             del wakeup
             time.sleep(_PAUSE_SECONDS)
             continue
+        wakeup._hinted = False  # before it is told: what is said while we send is told by the next one
         try:
             if telling := wakeup._telling:
                 wakeup._telling = False
@@ -198,47 +242,9 @@ def _notify(owner: weakref.ref[Wakeup], due: threading.Event) -> None:
         except Exception:
             _log.debug("a notification was not sent; processors poll", exc_info=True)
         del wakeup
-        time.sleep(min(hints * _PAUSE_SECONDS, _MAX_PAUSE_SECONDS))
+        time.sleep(pause)
     wakeup = owner()
     if wakeup is not None:
         wakeup._notifier = None
         if due.is_set():
             wakeup.hint()
-
-
-class Listener(threading.Thread):
-    """Calls `hinted` at every NOTIFY, on a connection of its own. Reconnects for ever."""
-
-    def __init__(self, engine: Engine, hinted: Callable[[str], None], url: str | None = None) -> None:
-        super().__init__(name="deliveries-listen", daemon=True)
-        self._engine, self._hinted, self._url = engine, hinted, url
-        self._stopping = threading.Event()
-
-    def stop(self) -> None:
-        """End within a second."""
-        self._stopping.set()
-        self.join(timeout=3.0)
-
-    def run(self) -> None:
-        warned = False
-        while not self._stopping.is_set():
-            try:
-                with contextlib.closing(self._connect()) as connection:
-                    connection.execute(f"LISTEN {CHANNEL}")
-                    self._hinted(QUEUES)  # what came before we listened
-                    while not self._stopping.is_set():
-                        for heard in connection.notifies(timeout=0.5):
-                            self._hinted(heard.payload)
-            except Exception as error:
-                level = logging.DEBUG if warned else logging.WARNING
-                _log.log(level, "cannot listen for notifications, polling instead: %s", error)
-                warned = True
-                self._stopping.wait(1.0)
-
-    def _connect(self) -> Any:
-        import psycopg
-
-        if self._url is not None:
-            return psycopg.connect(self._url, autocommit=True)
-        arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
-        return psycopg.connect(*arguments, **{**options, "autocommit": True})
