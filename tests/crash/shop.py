@@ -115,7 +115,7 @@ class _Adapter:
             cancel(self._app, delivery)
         if step.says:
             return self._say(step.says)
-        status = self._send("POST", "/", self._request(step, delivery, attempt))[0]
+        status = self._post(step, delivery, attempt)
         self._gate(f"{step.name}: after the answer")
         return self._outcome(status)
 
@@ -125,8 +125,7 @@ class _Adapter:
             await asyncio.to_thread(cancel, self._app, delivery)
         if step.says:
             return self._say(step.says)
-        asked = self._request(step, delivery, attempt)
-        status = (await asyncio.to_thread(self._send, "POST", "/", asked))[0]
+        status = await asyncio.to_thread(self._post, step, delivery, attempt)
         self._gate(f"{step.name}: after the answer")
         return self._outcome(status)
 
@@ -141,6 +140,10 @@ class _Adapter:
         )
         self._gate(f"{step.name}: before the request")
         return step
+
+    def _post(self, step: _Step, delivery: Delivery, attempt: Attempt) -> int:
+        """One piece: who is to be signalled by the receiver has sent it something."""
+        return self._send("POST", "/", self._request(step, delivery, attempt))[0]
 
     def _request(self, step: _Step, delivery: Delivery, attempt: Attempt) -> dict[str, Any]:
         moments = ("before", "after")

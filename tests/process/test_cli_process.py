@@ -315,9 +315,10 @@ def test_colours_are_for_terminals_that_want_them(directory: Path, app: Deliveri
     delivery = schedule(app, "logging")
     arguments = [verb, *([] if verb == "list" else [str(delivery.id)]), "--url", "sqlite:///deliveries.db"]
     assert "\x1b[" in on_a_terminal(*arguments)
-    assert "\x1b" not in on_a_terminal(*arguments, NO_COLOR="1")
-    assert "\x1b" not in on_a_terminal(*arguments, "--json")
-    assert "\x1b" not in finish(*arguments).stdout
+    if verb == "list":  # one console for all verbs, and each start takes half a second
+        assert "\x1b" not in on_a_terminal(*arguments, NO_COLOR="1")
+        assert "\x1b" not in on_a_terminal(*arguments, "--json")
+        assert "\x1b" not in finish(*arguments).stdout
 
 
 # -- starting ----------------------------------------------------------------------------------

