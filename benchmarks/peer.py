@@ -23,6 +23,7 @@ LEFT = "SELECT count(*) FROM deliveries WHERE status IN ('pending', 'attempting'
 
 def application(url):
     app = Deliveries(url)
+    app.create_schema()  # as in the README, when a program starts
 
     @app.adapter("noop")
     def noop(delivery, attempt):
@@ -33,7 +34,6 @@ def application(url):
 
 def setup(url):
     app = application(url)
-    app.create_schema()
     with app.engine.begin() as connection:
         connection.execute(text("CREATE TABLE biz (id bigserial PRIMARY KEY, v text)"))
     app.close()
@@ -77,7 +77,7 @@ def worker(url, options):
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     app = application(url)
-    slots = options.get("concurrency", 500)
+    slots = options.get("concurrency", 1_000)
     with contextlib.ExitStack() as running:
         for _ in range(options.get("processors", 2)):  # while one waits for the database, the other decides
             running.enter_context(app.running({"noop": slots}))
