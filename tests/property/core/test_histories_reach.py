@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, get_args, get_type_hints
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 
 from deliveries.core import commands as c
 from deliveries.core import events as e
@@ -13,16 +13,7 @@ from deliveries.core.delivery import Status
 from deliveries.core.machine import TERMINAL
 from deliveries.testing.lives import DETOURS, ENDINGS, Life, life
 from deliveries.testing.strategies import COMMAND_KINDS, EVENT_KINDS, lives, rambles
-
-counting = settings(
-    max_examples=400,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-"""The same 400 examples every time, as far as Hypothesis allows: it borrows constants from whatever
-modules are loaded, so the counts below leave room."""
+from support.drawing import draw_until_nothing_is, drawing
 
 
 def every_event() -> list[e.Event]:
@@ -35,6 +26,15 @@ def values_of(kind: type[e.Event], field: str) -> set[Any]:
 
 def allowed(kind: type[e.Event], field: str) -> set[Any]:
     return set(get_args(get_type_hints(kind)[field]))
+
+
+WAYS = {
+    Status.EXHAUSTED: allowed(e.Exhausted, "cause"),
+    Status.SUCCEEDED: allowed(e.Succeeded, "by"),
+    Status.SUPPRESSED: allowed(e.Suppressed, "by"),
+    Status.CANCELLED: {"operator", "permanent_failure", "bounced", "superseded", "suppressed"},
+}
+"""Terminal status -> why a delivery may be in it."""
 
 
 def test_every_command_is_known_to_the_strategies() -> None:
@@ -60,8 +60,7 @@ def test_every_cause_is_reached() -> None:
         assert values_of(kind, "cause") == allowed(kind, "cause")
     for kind in (e.Succeeded, e.Suppressed):
         assert values_of(kind, "by") == allowed(kind, "by")
-    causes = {"operator", "permanent_failure", "bounced", "superseded", "suppressed"}
-    assert values_of(e.Cancelled, "cause") == causes
+    assert values_of(e.Cancelled, "cause") == WAYS[Status.CANCELLED]
     assert values_of(e.Cancelled, "outcome_unknown") == {True, False}
     assert values_of(e.Held, "lookup") == {True, False}
 
@@ -76,8 +75,9 @@ def test_every_detour_leads_back_to_pending_and_moves_the_version() -> None:
 def test_drawn_lives_reach_every_ending_often() -> None:
     reached: Counter[str] = Counter()
     statuses: Counter[Status] = Counter()
+    wanted = {f"{status} {why}" for status, whys in WAYS.items() for why in whys}
 
-    @counting
+    @drawing
     @given(lives())
     def draw(life: Life) -> None:
         last = life.events[-1]
@@ -85,18 +85,10 @@ def test_drawn_lives_reach_every_ending_often() -> None:
         reached[f"{life.delivery.status} {why}"] += 1
         statuses[life.delivery.status] += 1
 
-    draw()
-    assert sum(statuses.values()) >= 400
-    for status in Status:
-        assert statuses[status] >= 3, (status, statuses)
-    for cause in allowed(e.Exhausted, "cause"):
-        assert reached[f"exhausted {cause}"], reached
-    for by in allowed(e.Succeeded, "by"):
-        assert reached[f"succeeded {by}"], reached
-    for by in allowed(e.Suppressed, "by"):
-        assert reached[f"suppressed {by}"], reached
-    for cause in ("operator", "permanent_failure", "bounced", "superseded", "suppressed"):
-        assert reached[f"cancelled {cause}"], reached
+    def missing() -> set[str]:
+        return (wanted - reached.keys()) | {status for status in Status if statuses[status] < 3}
+
+    draw_until_nothing_is(missing, draw)
 
 
 def test_rambles_reach_most_states_and_events_and_come_too_late_too() -> None:
@@ -104,7 +96,7 @@ def test_rambles_reach_most_states_and_events_and_come_too_late_too() -> None:
     kinds: Counter[type[e.Event]] = Counter()
     late = 0
 
-    @counting
+    @drawing
     @given(rambles())
     def draw(life: Life) -> None:
         nonlocal late
@@ -112,9 +104,6 @@ def test_rambles_reach_most_states_and_events_and_come_too_late_too() -> None:
         kinds.update(map(type, life.events))
         late += len(life.commands) - len(life.events)
 
-    draw()
-    assert set(statuses) >= set(Status) - TERMINAL, statuses
-    assert len(set(statuses) & TERMINAL) >= 3, statuses
-    assert len(kinds) >= len(EVENT_KINDS) - 1, kinds
-    assert sum(count for status, count in statuses.items() if status in TERMINAL) >= 100, statuses
-    assert late > 400
+    draw_until_nothing_is(lambda: {*Status, *EVENT_KINDS} - statuses.keys() - kinds.keys(), draw)
+    assert sum(statuses[status] for status in TERMINAL) >= statuses.total() / 10, statuses
+    assert late > statuses.total()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -17,6 +18,7 @@ from deliveries.processor import claims
 from deliveries.store.schema import deliveries
 from deliveries.testing import DeliveryMachine
 from support.databases import Server
+from support.drawing import draw_until_nothing_is
 
 DID: Counter[str] = Counter()
 
@@ -30,6 +32,7 @@ few = settings(
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
+some = settings(few, derandomize=False)
 many = settings(few, max_examples=200, stateful_step_count=30)
 
 
@@ -81,10 +84,13 @@ class Shop(DeliveryMachine):
 
 def test_it_passes_on_the_product_and_gets_about() -> None:
     DID.clear()
-    run_state_machine_as_test(Shop, settings=few)
-    assert DID["looked"]
-    assert DID.keys() >= {f"{channel} pending" for channel in Shop.debts}
-    assert {name.split()[1] for name in DID if " " in name} >= {"pending", "succeeded", "cancelled"}
+
+    def missing() -> set[str]:
+        statuses = {name.split()[1] for name in DID if " " in name}
+        wanted = {"looked", *(f"{channel} pending" for channel in Shop.debts), "succeeded", "cancelled"}
+        return wanted - DID.keys() - statuses
+
+    draw_until_nothing_is(missing, partial(run_state_machine_as_test, Shop, settings=some))
 
 
 def test_it_works_on_postgresql(postgresql_server: Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
@@ -20,14 +20,7 @@ from deliveries.core.notes import Note
 from deliveries.payload import encode
 from deliveries.testing import commands, deliveries_in, histories, payloads, terminal_deliveries
 from deliveries.testing.lives import ENDINGS
-
-seeing = settings(
-    max_examples=300,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+from support.drawing import draw_until_nothing_is, drawing
 
 
 @given(histories())
@@ -48,13 +41,12 @@ def test_histories_stand_where_they_are_asked_to(status: Status, data: Any) -> N
 def test_histories_reach_every_kind_of_event() -> None:
     seen: set[type] = set()
 
-    @seeing
+    @drawing
     @given(histories())
     def look(history: tuple[e.Event, ...]) -> None:
         seen.update(map(type, history))
 
-    look()
-    assert seen == set(e.EVENTS)
+    draw_until_nothing_is(lambda: set(e.EVENTS) - seen, look)
 
 
 @given(terminal_deliveries(), st.data())
@@ -66,12 +58,12 @@ def test_terminal_deliveries_are_deaf(delivery: Delivery, data: Any) -> None:
 def test_terminal_deliveries_reach_every_end() -> None:
     seen: set[Status] = set()
 
-    @seeing
+    @drawing
     @given(terminal_deliveries(max_detours=1))
     def look(delivery: Delivery) -> None:
         seen.add(delivery.status)
 
-    look()
+    draw_until_nothing_is(lambda: TERMINAL - seen, look)
     assert seen == TERMINAL == {end.status for end in ENDINGS.values()} & TERMINAL
 
 
@@ -79,7 +71,7 @@ def test_commands_reach_every_kind_and_often_mean_the_delivery() -> None:
     seen: set[type] = set()
     meant: list[bool] = []
 
-    @seeing
+    @drawing
     @given(deliveries_in(Status.ATTEMPTING), st.data())
     def look(delivery: Delivery, data: Any) -> None:
         command = data.draw(commands(delivery))
@@ -87,10 +79,8 @@ def test_commands_reach_every_kind_and_often_mean_the_delivery() -> None:
         if hasattr(command, "attempt"):
             meant.append(command.attempt == delivery.attempt)
 
-    look()
-    assert seen == set(c.Command.__subclasses__())
+    draw_until_nothing_is(lambda: {*c.Command.__subclasses__(), True, False} - {*seen, *meant}, look)
     assert sum(meant) > len(meant) / 2
-    assert not all(meant)
 
 
 @given(payloads())
@@ -126,7 +116,7 @@ def test_what_it_knows_is_ours_and_not_a_guess() -> None:
         find(
             st.from_type(Delivery),
             lambda delivery: (delivery.due_at is None) is (delivery.status is Status.PENDING),
-            settings=seeing,
+            settings=drawing,
         )
 
 
