@@ -60,7 +60,7 @@ def identical(one: Any, other: Any) -> bool:
 
 
 @given(payloads=st.lists(json_values, min_size=1, max_size=20))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)
 def test_any_json_reads_back_equal(app: Deliveries, payloads: list[Any]) -> None:
     with app.engine.begin() as connection:
         made = app.schedule_many(connection, "email", [Draft(payload) for payload in payloads])

@@ -97,7 +97,7 @@ def written(app: Deliveries, streams: Sequence[list[Change]], turns: Iterator[in
     batches=st.lists(st.integers(1, 20), max_size=4),
     crashes=st.lists(st.booleans(), max_size=5),
 )
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_it_is_the_sum_over_all_events(
     timed: Deliveries,
     apps: Apps,

@@ -380,7 +380,9 @@ def test_whatever_is_damaged_is_told_and_stays_alone(app: Deliveries) -> None:
     def is_whole(connection: Connection, id: UUID) -> bool:
         return bool(look(connection, id) == whole[id])
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+    )
     @given(damages())
     def check(damage: tuple[Any, str, int, Any, list[tuple[int, int]]]) -> None:
         with app.engine.connect() as connection, connection.begin() as transaction:

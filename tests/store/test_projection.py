@@ -20,7 +20,10 @@ from deliveries.core.delivery import Delivery
 from deliveries.testing.lives import DETOURS, ENDINGS, Life, life
 from store.acts import Acts
 
-FIXTURE_IS_SHARED = [HealthCheck.function_scoped_fixture]  # each example has a delivery of its own
+FIXTURE_IS_SHARED = [
+    HealthCheck.function_scoped_fixture,
+    HealthCheck.too_slow,
+]  # each example has a delivery of its own
 
 
 def check(acts: Acts, id: UUID, told: Delivery) -> None:
