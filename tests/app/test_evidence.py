@@ -20,12 +20,9 @@ from deliveries import (
     DeliveryNotFound,
     InvalidCommand,
     InvalidPayload,
-    NotDone,
     ReferenceNotFound,
-    Retry,
     Unknown,
 )
-from deliveries.core.outcomes import reference_of
 from deliveries.feedback import MAX_PIECES
 from deliveries.store.schema import references
 from deliveries.testing.examples import NOW, at
@@ -162,13 +159,6 @@ def test_a_reference_that_defends_itself_costs_no_success(timed: Deliveries) -> 
     timed.adapter("email")(lambda delivery, attempt: Trap("ok"))
     schedule(timed)
     assert timed.drain().succeeded == 1
-    assert reference_of(Trap()) is None
-
-
-@pytest.mark.parametrize("outcome", [Retry("no"), NotDone(), None, "m-1", Exception("m-1")])
-def test_nothing_else_has_a_reference(outcome: Any) -> None:
-    assert reference_of(outcome) is None
-    assert reference_of(Delivered(reference="m-1")) == "m-1"
 
 
 def test_no_statement_where_no_reference_is_given(timed: Deliveries) -> None:

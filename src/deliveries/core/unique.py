@@ -8,7 +8,6 @@ The words are those of Oban's unique jobs.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -118,7 +117,7 @@ def _period(value: object) -> float | None:
         raise InvalidSchedule(
             "unique.period", f"seconds or a timedelta is needed, not {type(value).__name__}"
         )
-    if not (math.isfinite(seconds) if isinstance(seconds, float) else True) or not 0 < seconds <= LONGEST:
+    if not 0 < seconds <= LONGEST:
         raise InvalidSchedule(
             "unique.period", f"more than 0 and at most {LONGEST:.0f} seconds are needed, not {shown(seconds)}"
         )

@@ -266,3 +266,36 @@ def test_the_text_of_an_outcome_never_raises() -> None:
 
     assert o.text_of(o.Delivered("receipt")) == "receipt"
     assert o.text_of(Silent.__new__(Silent)) == "<unreadable Silent>"
+
+
+class Word(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+@pytest.mark.parametrize("reference", ["m-1", "m" * 255, "m", "\u017e", Word("m-1")], ids=ascii)
+def test_a_reference_is_kept_as_the_text_it_is(reference: str) -> None:
+    kept = o.reference_of(o.Delivered(reference=reference))
+    assert type(kept) is str
+    assert kept == str.__str__(reference)
+
+
+@pytest.mark.parametrize("reference", [None, "", 7, b"m-1", "m" * 256, "a\nb", "\ud800"], ids=ascii)
+def test_what_is_no_reference_is_not_kept(reference: object) -> None:
+    assert o.reference_of(o.Delivered(reference=reference)) is None  # type: ignore[arg-type]  # on purpose
+
+
+def test_a_reference_that_defends_itself_is_none() -> None:
+    class Trap(o.Delivered):
+        @property
+        def reference(self) -> str:  # type: ignore[override]
+            raise SystemExit
+
+    assert o.reference_of(Trap()) is None
+
+
+@pytest.mark.parametrize("value", [o.Retry("no"), o.NotDone(), None, "m-1", Exception("m-1")], ids=repr)
+def test_nothing_else_has_a_reference(value: object) -> None:
+    assert o.reference_of(value) is None

@@ -13,8 +13,8 @@ from deliveries.core import commands as c
 from deliveries.core import events as e
 from deliveries.core.decide import decide
 from deliveries.core.machine import fold
-from deliveries.core.notes import Note
-from deliveries.core.outcomes import MAX_AFTER, sound
+from deliveries.core.notes import Note, type_name
+from deliveries.core.outcomes import MAX_AFTER, sound, text_of
 from deliveries.core.policy import MIN_DEFERRAL, decision_of
 from deliveries.testing.examples import NOW, at, attempted, report, scheduled
 
@@ -46,8 +46,13 @@ def test_a_subclass_is_its_kind() -> None:
     "said", [None, True, False, 0, "proceed", Suppress, Defer, Snooze(60), Delivered(), Retry(), ValueError()]
 )
 def test_everything_else_is_no_answer(said: Any) -> None:
-    with pytest.raises(TypeError, match="a policy answers"):
+    kind = type_name(said)
+    with pytest.raises(TypeError, match=f"^a policy answers Proceed, Defer or Suppress, not {kind}$"):
         decision_of(said)
+
+
+def test_a_deferral_keeps_its_text() -> None:
+    assert text_of(Defer(for_=60, reason="at night")) == "at night"
 
 
 def test_one_that_was_spoilt_is_no_answer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from msgspec import structs
 
 from deliveries.core.delivery import Status
 from deliveries.core.events import Scheduled
-from deliveries.core.unique import FIELDS, REPLACEABLE, Unique
+from deliveries.core.unique import FIELDS, LONGEST, REPLACEABLE, Unique
 from deliveries.errors import DeliveriesError, InvalidSchedule
 from deliveries.testing.examples import NOW
 
@@ -43,63 +44,68 @@ def test_unsaid_it_is_a_minute_for_what_lives_or_succeeded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("period", "seconds"), [(60, 60.0), (0.5, 0.5), (timedelta(hours=1), 3600.0), (None, None)]
+    ("period", "seconds"),
+    [(60, 60.0), (0.5, 0.5), (timedelta(hours=1), 3600.0), (LONGEST, LONGEST), (None, None)],
 )
 def test_periods(period: Any, seconds: float | None) -> None:
     assert Unique(period=period).seconds == seconds
 
 
 @pytest.mark.parametrize(
-    "period",
+    ("period", "problem"),
     [
-        0,
-        -1,
-        -0.001,
-        timedelta(seconds=-1),
-        float("nan"),
-        float("inf"),
-        10**400,
-        1e300,
-        timedelta.max,
-        "60",
-        True,
+        (0, "more than 0 and at most 315619200 seconds are needed, not 0"),
+        (-1, "more than 0 and at most 315619200 seconds are needed, not -1"),
+        (-0.001, "not -0.001"),
+        (LONGEST + 1, "not 315619201.0"),
+        (timedelta(seconds=-1), "not -1.0"),
+        (float("nan"), "not nan"),
+        (float("inf"), "not inf"),
+        (10**400, "not 1000"),
+        (1e300, "not 1e+300"),
+        (timedelta.max, "not 86400000000000.0"),
+        ("60", "seconds or a timedelta is needed, not str"),
+        (True, "seconds or a timedelta is needed, not bool"),
     ],
 )
-def test_a_period_out_of_range(period: Any) -> None:
-    with pytest.raises(InvalidSchedule) as caught:
+def test_a_period_out_of_range(period: Any, problem: str) -> None:
+    with pytest.raises(InvalidSchedule, match=f"^unique.period: .*{re.escape(problem)}") as caught:
         Unique(period=period)
     assert caught.value.field == "unique.period"
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "problem"),
     [
-        ("fields", ()),
-        ("fields", ("tenant",)),
-        ("fields", ("chanel",)),
-        ("fields", "payload"),
-        ("fields", None),
-        ("fields", [1]),
-        ("keys", "user_id"),
-        ("keys", [""]),
-        ("keys", [None]),
-        ("states", ()),
-        ("states", ("done",)),
-        ("states", [1]),
-        ("replace", ("channel",)),
-        ("replace", "due_at"),
+        ("fields", (), "at least one field must count"),
+        ("fields", ("tenant",), "at least one field must count"),
+        ("fields", ("chanel",), "'chanel': one of channel, queue, recipient, payload, tags, tenant"),
+        ("fields", "payload", "a list of names is needed"),
+        ("fields", None, "a list of names is needed"),
+        ("fields", [1], "a name is needed, not 1"),
+        ("keys", "user_id", "a list of names is needed"),
+        ("keys", [""], "a name is needed, not ''"),
+        ("keys", [None], "a name is needed, not None"),
+        ("states", (), "at least one state must count"),
+        ("states", ("done",), f"'done': one of {', '.join(Status)}"),
+        ("states", [1], "a name is needed, not 1"),
+        ("replace", ("channel",), f"'channel': one of {', '.join(REPLACEABLE)}"),
+        ("replace", "due_at", "a list of names is needed"),
     ],
 )
-def test_names_that_make_no_sense(field: str, value: Any) -> None:
+def test_names_that_make_no_sense(field: str, value: Any, problem: str) -> None:
     with pytest.raises(InvalidSchedule) as caught:
         Unique(**{field: value})
+    assert str(caught.value) == f"unique.{field}: {problem}"
     assert caught.value.field == f"unique.{field}"
     assert isinstance(caught.value, DeliveriesError)
 
 
 def test_keys_of_a_payload_that_does_not_count() -> None:
-    with pytest.raises(InvalidSchedule, match="payload"):
+    with pytest.raises(InvalidSchedule) as caught:
         Unique(fields=("channel",), keys=("user_id",))
+    assert str(caught.value) == "unique.keys: they are names in the payload, which is not among the fields"
+    assert caught.value.field == "unique.keys"
 
 
 def test_the_order_and_kind_of_the_lists_is_nothing() -> None:
