@@ -67,13 +67,14 @@ bench: $(READY)  ## Speed on both stores, with the machine's fsync rate beside i
 	$(BIN)/python benchmarks/footprint.py --rounds 5
 
 OF ?= core
-JUDGED_core := mutmut run --max-children 1
-JUDGED_processor := python -m mutation
+mutate: export HYPOTHESIS_EXAMPLES = 10
+mutate: export PYTHONPATH = $(CURDIR)/mutants/mutants/src:$(CURDIR)/mutants/tests
 mutate: $(READY)  ## Small changes to the code, one by one; a test must notice each: OF=core or OF=processor
 	@grep -q '^\[tool\.mutmut\.$(OF)\]' pyproject.toml || { echo "nothing is known of OF=$(OF)"; exit 1; }
 	rm -rf mutants && mkdir -p mutants/mutants/src && cp -r src tests mutants
 	sed 's/^\[tool\.mutmut\.$(OF)\]/[tool.mutmut]/' pyproject.toml > mutants/pyproject.toml
-	cd mutants && HYPOTHESIS_EXAMPLES=10 PYTHONPATH=$(CURDIR)/mutants/mutants/src:$(CURDIR)/mutants/tests $(abspath $(BIN))/$(JUDGED_$(OF))
+	cd mutants && $(abspath $(BIN))/python -m mutation --children 2
+	$(if $(filter core,$(OF)),cd mutants && $(abspath $(BIN))/python -m mutation --anew)
 	cd mutants && $(abspath $(BIN))/mutmut results
 
 clean:

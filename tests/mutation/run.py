@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from mutmut.configuration import config
 from mutmut.mutation.data import SourceFileMutationData
 
-from mutation.judge import KILLED, NO_TESTS, SURVIVED, TIMEOUT, Judge, Mutant, Trial
+from mutation.judge import CPU_SECONDS, KILLED, NO_TESTS, SURVIVED, TIMEOUT, Judge, Mutant, Trial
 from mutation.lines import changed
 
 NAMES = {KILLED: "killed", SURVIVED: "survived", TIMEOUT: "timeout", NO_TESTS: "no tests"}
@@ -38,14 +40,38 @@ def made() -> dict[str, SourceFileMutationData]:
     return kept
 
 
+def ask_anew(kept: dict[str, SourceFileMutationData]) -> int:
+    """What runs at import, and what is made then, has been imported unchanged: it is asked about here."""
+    living = [name for name, data in kept.items() if data.exit_code_by_key[name] in (SURVIVED, NO_TESTS)]
+    os.chdir("mutants")
+    tests = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--rootdir=.", "-p", "no:cacheprovider", *tests]
+    for number, name in enumerate(living, start=1):
+        env = {**os.environ, "MUTANT_UNDER_TEST": name}
+        try:
+            run = subprocess.run(command, env=env, check=False, capture_output=True, timeout=CPU_SECONDS)
+            verdict = KILLED if run.returncode else SURVIVED
+        except subprocess.TimeoutExpired:
+            verdict = TIMEOUT
+        kept[name].exit_code_by_key[name] = verdict
+        kept[name].save()
+        print(f"{number}/{len(living)}", NAMES[verdict], name, flush=True)
+    return 0
+
+
 def main() -> int:
     """0 where the tests pass while nothing is changed, whatever they say of the mutants."""
     parser = argparse.ArgumentParser(prog="mutation")
     parser.add_argument("only", nargs="*", help="mutants, as `*.x_sweep__*`; those without a verdict if none")
     parser.add_argument("--children", type=int, default=1, help="how many at a time")
+    parser.add_argument(
+        "--anew", action="store_true", help="all tests, in a process for each of those that no test killed"
+    )
     options = parser.parse_args()
 
     kept = made()
+    if options.anew:
+        return ask_anew(kept)
     where = {str(data.path): changed(Path("mutants", data.path).resolve()) for data in set(kept.values())}
     mutants = [
         Mutant(

@@ -37,7 +37,7 @@ from deliveries.store.rows import Birth, Contents, Write
 from deliveries.store.schema import contents, deliveries, events, notes
 from deliveries.testing.examples import NOW, attempted, failed, held, scheduled, start
 from support import hostile
-from support.apps import RunningClock, assert_sound_stream, eventually, everything, stopped
+from support.apps import ManualClock, RunningClock, assert_sound_stream, eventually, everything, stopped
 from support.hostile import LIVES, Row, plant, unguarded
 
 LEASE = 60.0
@@ -366,6 +366,7 @@ def damages(draw: st.DrawFn) -> tuple[Any, str, int, Any, list[tuple[int, int]]]
     return table, column, draw(st.integers(0, 30)), draw(_NEW[table, column]), flips
 
 
+@pytest.mark.parametrize("clock", [ManualClock()], ids=["stopped"])  # what is looked at tells its age
 def test_whatever_is_damaged_is_told_and_stays_alone(app: Deliveries) -> None:
     """Each example damages one row in a transaction, looks, and rolls back."""
     ids = live(app, [*LIVES] * 2)

@@ -111,29 +111,38 @@ def _fails(old: dict[str, Any]) -> dict[str, Any]:
     raise ZeroDivisionError("a case that nobody thought of")
 
 
-@pytest.mark.parametrize("up", [_fails, lambda old: {"grams": 1}, lambda old: None, lambda old: old])
-def test_an_upcaster_that_fails_makes_one_event_unreadable(up: Any) -> None:
+@pytest.mark.parametrize(
+    ("up", "why"),
+    [
+        (_fails, "a case that nobody thought of"),
+        (lambda old: {"grams": 1}, "Object missing required field `id`"),
+        (lambda old: None, "Expected `object`, got `null`"),
+        (lambda old: old, "Object contains unknown field `to`"),
+    ],
+)
+def test_an_upcaster_that_fails_makes_one_event_unreadable(up: Any, why: str) -> None:
     registry = Registry((Parcel,), (FIRST, Retired("Parcel", 2, Parcel2, up)))
-    with pytest.raises(UnreadableEvent, match="an earlier Parcel that cannot be led on"):
+    with pytest.raises(UnreadableEvent, match=f"an earlier Parcel that cannot be led on: .*{why}"):
         registry.decode("Parcel", 1, f'{{{WHO},"pounds":2,"to":"ann"}}'.encode())
     assert registry.decode("Parcel", 3, f'{{{WHO},"grams":2}}'.encode()) == Parcel(id=ID, grams=2)
 
 
 @pytest.mark.parametrize(
-    "retired",
+    ("retired", "differs"),
     [
-        (),
-        (FIRST,),
-        (SECOND,),
-        (FIRST, SECOND, FIRST),
-        (FIRST, SECOND, Retired("Parcel", 3, Parcel2, names)),
-        (FIRST, SECOND, Retired("Parcel", 0, Parcel2, names)),
-        (FIRST, SECOND, Retired("Other", 1, Parcel2, names)),
+        ((), "[('Parcel', 1), ('Parcel', 2)]"),
+        ((FIRST,), "[('Parcel', 2)]"),
+        ((SECOND,), "[('Parcel', 1)]"),
+        ((FIRST, SECOND, FIRST), "one is there twice"),
+        ((FIRST, SECOND, Retired("Parcel", 3, Parcel2, names)), "[('Parcel', 3)]"),
+        ((FIRST, SECOND, Retired("Parcel", 0, Parcel2, names)), "[('Parcel', 0)]"),
+        ((FIRST, SECOND, Retired("Other", 1, Parcel2, names)), "[('Other', 1)]"),
     ],
 )
-def test_a_registry_has_every_version_once(retired: tuple[Retired, ...]) -> None:
-    with pytest.raises(ValueError, match="each version before the newest is retired, once"):
+def test_a_registry_has_every_version_once(retired: tuple[Retired, ...], differs: str) -> None:
+    with pytest.raises(ValueError, match="retired") as caught:
         Registry((Parcel,), retired)
+    assert str(caught.value) == f"each version before the newest is retired, once: {differs}"
 
 
 def test_what_is_known_of_versions_cannot_be_added_to() -> None:
