@@ -193,7 +193,7 @@ def reference_of(outcome: object) -> str | None:
     """The provider's reference that a `Delivered` carries; None where there is none that can be kept."""
     try:
         found = outcome.reference if issubclass(type(outcome), Delivered) else None  # type: ignore[attr-defined]
-        if found is None or not issubclass(type(found), str):
+        if not issubclass(type(found), str):
             return None
         text = str.__str__(found)
         return text if 1 <= len(text) <= MAX_REFERENCE and text.isprintable() else None

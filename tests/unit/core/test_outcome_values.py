@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 
@@ -296,6 +297,10 @@ def test_a_reference_that_defends_itself_is_none() -> None:
     assert o.reference_of(Trap()) is None
 
 
-@pytest.mark.parametrize("value", [o.Retry("no"), o.NotDone(), None, "m-1", Exception("m-1")], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [o.Retry("no"), o.NotDone(), None, "m-1", Exception("m-1"), SimpleNamespace(reference="m-1")],
+    ids=repr,
+)
 def test_nothing_else_has_a_reference(value: object) -> None:
     assert o.reference_of(value) is None
