@@ -229,6 +229,8 @@ def test_an_sqlite_without_strict_tables_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 36, 0))
     with pytest.raises(CallerError, match=r"3\.37\.0 or newer"):
         Deliveries("sqlite://")
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 37, 0))
+    Deliveries("sqlite://").close()
 
 
 def test_a_channel_has_one_adapter(nowhere: Deliveries) -> None:

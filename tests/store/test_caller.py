@@ -127,9 +127,11 @@ def test_an_unconfigured_sqlite_engine_is_refused(unconfigured: Engine) -> None:
 
 
 def test_configuring_comes_before_the_first_connection(unconfigured: Engine) -> None:
-    with unconfigured.connect():
-        pass
-    with pytest.raises(CallerError, match="before its first connection"):
+    """Whether that is in use, or has been given back."""
+    too_late = pytest.raises(CallerError, match="before its first connection")
+    with unconfigured.connect(), too_late:
+        configure(unconfigured)
+    with too_late:
         configure(unconfigured)
 
 
