@@ -15,6 +15,7 @@ drawing = settings(
     derandomize=False,
     database=None,
     phases=[Phase.generate],
+    report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
 """Other examples in each round. The same ones each time would not be the same for long, either: Hypothesis

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Engine
 
 from property.store.machine import STEPS, Broken, StoreMachine
 from property.store.workers import World
+from support.drawing import drawing
 from support.variants import VARIANTS, variant
 
 
@@ -23,14 +24,6 @@ def test_a_store_without_the_fence_is_caught(
     with pytest.raises(Broken) as caught:
         run_state_machine_as_test(
             lambda: StoreMachine(world),
-            settings=settings(
-                max_examples=500,
-                stateful_step_count=STEPS,
-                derandomize=True,
-                database=None,
-                phases=[Phase.generate],
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-            ),
+            settings=settings(drawing, max_examples=500, stateful_step_count=STEPS, derandomize=True),
         )
     assert caught.value.invariant in {"I4", "I5", "I6", "I7", "N3", "model"}

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 from msgspec import structs
@@ -18,22 +18,12 @@ from deliveries.processor import claims
 from deliveries.store.schema import deliveries
 from deliveries.testing import DeliveryMachine
 from support.databases import Server
-from support.drawing import draw_until_nothing_is
+from support.drawing import draw_until_nothing_is, drawing
 
 DID: Counter[str] = Counter()
 
-few = settings(
-    max_examples=12,
-    stateful_step_count=20,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate],
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
-some = settings(few, derandomize=False)
-many = settings(few, max_examples=200, stateful_step_count=30)
+few = settings(drawing, max_examples=12, stateful_step_count=20)
+many = settings(few, max_examples=200, stateful_step_count=30, derandomize=True)
 
 
 def application() -> Deliveries:
@@ -90,7 +80,7 @@ def test_it_passes_on_the_product_and_gets_about() -> None:
         wanted = {"looked", *(f"{channel} pending" for channel in Shop.debts), "succeeded", "cancelled"}
         return wanted - DID.keys() - statuses
 
-    draw_until_nothing_is(missing, partial(run_state_machine_as_test, Shop, settings=some))
+    draw_until_nothing_is(missing, partial(run_state_machine_as_test, Shop, settings=few))
 
 
 def test_it_works_on_postgresql(postgresql_server: Server) -> None:
