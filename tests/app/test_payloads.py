@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from deliveries import Deliveries, DeliveriesError, Draft, InvalidPayload
 from deliveries.errors import CallerError
 from support.apps import Apps, schedule
+from support.drawing import FIXTURE_IS_SHARED
 
 CAP = 64 * 1024
 
@@ -60,7 +61,7 @@ def identical(one: Any, other: Any) -> bool:
 
 
 @given(payloads=st.lists(json_values, min_size=1, max_size=20))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)
+@settings(suppress_health_check=FIXTURE_IS_SHARED, max_examples=25)
 def test_any_json_reads_back_equal(app: Deliveries, payloads: list[Any]) -> None:
     with app.engine.begin() as connection:
         made = app.schedule_many(connection, "email", [Draft(payload) for payload in payloads])

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 from sqlalchemy import Connection, delete
@@ -27,6 +27,7 @@ from deliveries.testing.examples import NOW
 from deliveries.testing.lives import Life
 from deliveries.testing.strategies import lives
 from support.apps import Apps, RunningClock, schedule
+from support.drawing import FIXTURE_IS_SHARED
 
 ATTEMPTING = Status.ATTEMPTING
 HOUR = timedelta(hours=1)
@@ -97,7 +98,7 @@ def written(app: Deliveries, streams: Sequence[list[Change]], turns: Iterator[in
     batches=st.lists(st.integers(1, 20), max_size=4),
     crashes=st.lists(st.booleans(), max_size=5),
 )
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=FIXTURE_IS_SHARED)
 def test_it_is_the_sum_over_all_events(
     timed: Deliveries,
     apps: Apps,

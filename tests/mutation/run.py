@@ -44,19 +44,26 @@ def ask_anew(kept: dict[str, SourceFileMutationData]) -> int:
     """What runs at import, and what is made then, has been imported unchanged: it is asked about here."""
     living = [name for name, data in kept.items() if data.exit_code_by_key[name] in (SURVIVED, NO_TESTS)]
     os.chdir("mutants")
-    tests = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--rootdir=.", "-p", "no:cacheprovider", *tests]
+    if asked_anew("") != SURVIVED:
+        print("the tests fail while nothing is changed")
+        return 1
     for number, name in enumerate(living, start=1):
-        env = {**os.environ, "MUTANT_UNDER_TEST": name}
-        try:
-            run = subprocess.run(command, env=env, check=False, capture_output=True, timeout=CPU_SECONDS)
-            verdict = KILLED if run.returncode else SURVIVED
-        except subprocess.TimeoutExpired:
-            verdict = TIMEOUT
-        kept[name].exit_code_by_key[name] = verdict
+        kept[name].exit_code_by_key[name] = verdict = asked_anew(name)
         kept[name].save()
         print(f"{number}/{len(living)}", NAMES[verdict], name, flush=True)
     return 0
+
+
+def asked_anew(name: str) -> int:
+    """What all tests say of a mutant, in a process of their own."""
+    tests = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--rootdir=.", "-p", "no:cacheprovider", *tests]
+    env = {**os.environ, "MUTANT_UNDER_TEST": name}
+    try:
+        run = subprocess.run(command, env=env, check=False, capture_output=True, timeout=CPU_SECONDS)
+    except subprocess.TimeoutExpired:
+        return TIMEOUT
+    return KILLED if run.returncode else SURVIVED
 
 
 def main() -> int:

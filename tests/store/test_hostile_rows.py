@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.exc import DBAPIError
@@ -38,6 +38,7 @@ from deliveries.store.schema import contents, deliveries, events, notes
 from deliveries.testing.examples import NOW, attempted, failed, held, scheduled, start
 from support import hostile
 from support.apps import ManualClock, RunningClock, assert_sound_stream, eventually, everything, stopped
+from support.drawing import FIXTURE_IS_SHARED
 from support.hostile import LIVES, Row, plant, unguarded
 
 LEASE = 60.0
@@ -381,9 +382,7 @@ def test_whatever_is_damaged_is_told_and_stays_alone(app: Deliveries) -> None:
     def is_whole(connection: Connection, id: UUID) -> bool:
         return bool(look(connection, id) == whole[id])
 
-    @settings(
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
-    )
+    @settings(suppress_health_check=FIXTURE_IS_SHARED, deadline=None)
     @given(damages())
     def check(damage: tuple[Any, str, int, Any, list[tuple[int, int]]]) -> None:
         with app.engine.connect() as connection, connection.begin() as transaction:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -19,11 +19,7 @@ from deliveries.audit.invariants import findings
 from deliveries.core.delivery import Delivery
 from deliveries.testing.lives import DETOURS, ENDINGS, Life, life
 from store.acts import Acts
-
-FIXTURE_IS_SHARED = [
-    HealthCheck.function_scoped_fixture,
-    HealthCheck.too_slow,
-]  # each example has a delivery of its own
+from support.drawing import FIXTURE_IS_SHARED
 
 
 def check(acts: Acts, id: UUID, told: Delivery) -> None:
@@ -59,7 +55,7 @@ def test_every_detour_in_one_life(acts: Acts) -> None:
     tell(acts, life("succeeded", DETOURS, delivery_id=uuid4()))
 
 
-@settings(suppress_health_check=FIXTURE_IS_SHARED)
+@settings(suppress_health_check=FIXTURE_IS_SHARED)  # each example has a delivery of its own
 @given(
     ending=st.sampled_from(sorted(ENDINGS)),
     detours=st.lists(st.sampled_from(sorted(DETOURS)), max_size=4),

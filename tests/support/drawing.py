@@ -1,10 +1,13 @@
-"""Drawing until all was seen. What Hypothesis draws is luck, and it dwells where luck has led it."""
+"""How properties draw, and drawing until all was seen: Hypothesis dwells where luck has led it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
 from hypothesis import HealthCheck, Phase, settings
+
+FIXTURE_IS_SHARED = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
+"""To suppress where no example leaves the next one anything. A machine may be slow, as in all properties."""
 
 ROUNDS = 40
 """So often at most: what two rounds in three miss is missed by all of them once in ten million."""

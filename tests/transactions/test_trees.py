@@ -8,13 +8,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from deliveries import Deliveries, Draft, IdempotencyConflict
 from support.apps import Calls, plain
+from support.drawing import FIXTURE_IS_SHARED
 from transactions.debts import owed
 
 KEYS = ["a", "b", "c"]
@@ -217,7 +218,7 @@ def bind(request: pytest.FixtureRequest, app: Deliveries) -> Iterator[Any]:
             yield PlainBind(raw)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(suppress_health_check=FIXTURE_IS_SHARED)
 @given(trees=TRANSACTIONS)
 def test_what_is_visible_is_what_was_committed_at_every_level(
     app: Deliveries, bind: Any, calls: Calls, trees: list[Node]
